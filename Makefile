@@ -1,0 +1,38 @@
+# Two commands: `make demo` trains, evaluates and draws on the CPU; `make test` lints and tests.
+# Each sets up its own virtual environment. The README has every step as a plain command.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+OUTPUT ?= output/demo
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test test-all lint format clean
+
+$(VENV)/ready: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[headless,development]'
+	touch $@
+
+demo: $(VENV)/ready
+	$(PY) tools/train_net.py --config-file configs/synthetic_night.yaml OUTPUT_DIR $(OUTPUT)
+	$(PY) tools/demo.py --config-file $(OUTPUT)/config.yaml --dataset synthetic_night_val \
+	    --limit 8 --output $(OUTPUT)/pictures MODEL.WEIGHTS $(OUTPUT)/model_final.pth
+
+lint: $(VENV)/ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow'
+
+test-all: lint
+	OMP_NUM_THREADS=2 $(PY) -m pytest
+
+format: $(VENV)/ready
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

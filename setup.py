@@ -1,0 +1,44 @@
+"""Packaging of smmcl: what it needs, and nothing that another engine has already chosen."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "smmcl/__init__.py").read_text()).group(1)
+
+setup(
+    name="smmcl",
+    version=VERSION,
+    description="Semantic segmentation of dark scenes from pairs of visible and auxiliary images",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=("smmcl", "smmcl.*")),
+    package_data={"smmcl.data.datasets": ["*.yaml"], "smmcl.d2": ["**/*.json"]},
+    install_requires=[
+        "torch>=2.6",
+        "numpy>=1.26",
+        "fvcore>=0.1.5.post20221221,<0.1.6",
+        "iopath>=0.1.9",  # Detectron2 asks for < 0.1.10, the newest release works as well
+        "pycocotools>=2.0.7",
+        "Pillow>=10",
+        "matplotlib>=3.7",  # the Visualizer of both engines draws with it
+        "yacs>=0.1.8",
+        "termcolor>=1.1",
+        "tabulate>=0.9",
+        "cloudpickle>=2",
+    ],
+    # OpenCV comes in two builds that overwrite each other, and one may be there already:
+    # so it is an extra. `headless` is for machines without a display, `opencv` for the others.
+    extras_require={
+        "headless": ["opencv-python-headless>=4.8"],
+        "opencv": ["opencv-python>=4.8"],
+        "detectron2": ["torchvision", "omegaconf>=2.1,<2.4", "hydra-core>=1.1", "tensorboard"],
+        "visualisation": ["scikit-learn>=1.4", "tensorboard"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "development": ["pytest>=8", "ruff==0.17.5", "scipy>=1.11"],
+    },
+)

@@ -1,0 +1,127 @@
+"""Every config key of this project, each with its unit, its choices and its source."""
+
+from smmcl.d2 import CfgNode, get_cfg
+
+
+def add_smmcl_config(cfg: CfgNode) -> None:
+    """Adds the keys of this project to Detectron2's own and states the defaults that differ."""
+    _add_input(cfg)
+    _add_model(cfg)
+    _add_contrast(cfg)
+    _add_solver(cfg)
+    _add_test(cfg)
+
+
+def build_config(config_file: str = "", overrides: list[str] | None = None) -> CfgNode:
+    """Reads a config file and `KEY VALUE ...` overrides over the defaults; the result is frozen.
+
+    Args:
+        config_file: path of a YAML file, or "" for the defaults alone.
+        overrides: alternating keys and values, as they come from a command line.
+    """
+    cfg = get_cfg()
+    add_smmcl_config(cfg)
+    if config_file:
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(overrides or [])
+    cfg.freeze()
+    return cfg
+
+
+def _add_input(cfg: CfgNode) -> None:
+    _C = cfg
+    # Order of the visible image's channels, "RGB" or "BGR". The authors' released weights expect
+    # BGR pixels with statistics in RGB order (PIXEL_MEAN and PIXEL_STD as they stand).
+    _C.INPUT.FORMAT = "RGB"
+    # Channels of the auxiliary image: "L" one, "RGB" three (a single channel is repeated).
+    _C.INPUT.AUXILIARY_FORMAT = "RGB"
+    # Height and width in pixels of the training crop; smaller pairs are padded to it.
+    _C.INPUT.CROP_SIZE = [480, 640]
+    # Scales of the random resize before the crop, drawn uniformly.
+    _C.INPUT.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    # Probability of a left-right flip.
+    _C.INPUT.FLIP = 0.5
+    # The auxiliary image of another pair of the same dataset, at test: "" (off) or "swap".
+    # An ablation: what a model loses by it shows how much it uses the auxiliary image.
+    _C.INPUT.AUXILIARY_ABLATION = ""
+
+    _C.DATALOADER.ASPECT_RATIO_GROUPING = False
+    _C.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    _C.DATALOADER.NUM_WORKERS = 2
+
+
+def _add_model(cfg: CfgNode) -> None:
+    _C = cfg
+    _C.MODEL.META_ARCHITECTURE = "MultiModalSegmentor"
+    # Mean and standard deviation of the visible image on the scale 0..255 (ImageNet, RGB order).
+    _C.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    _C.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    _C.MODEL.AUXILIARY = CfgNode()
+    # The same of the auxiliary image, one value for each of its channels.
+    _C.MODEL.AUXILIARY.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    _C.MODEL.AUXILIARY.PIXEL_STD = [58.395, 57.12, 57.375]
+
+    _C.MODEL.BACKBONE.NAME = "PairBackbone"
+    _C.MODEL.PAIR = CfgNode()
+    for stream in ("VISIBLE", "AUXILIARY"):
+        node = _C.MODEL.PAIR[stream] = CfgNode()
+        # Network of the stream (smmcl/modeling/backbone/streams.py lists them); "" leaves the
+        # stream out, and with it the exchange.
+        node.NAME = "mscan_b"
+        # Published weights of this network alone: path or URL; "" starts from random values.
+        node.WEIGHTS = ""
+        # Probability of dropping the last block's residual path; it rises linearly from 0.
+        node.DROP_PATH_RATE = 0.2
+
+    _C.MODEL.FUSION = CfgNode()
+    # Exchange and fusion of the streams: "CrossModalModulation" (Eqs. 1-2) or "PlainSum".
+    _C.MODEL.FUSION.NAME = "CrossModalModulation"
+    # Factor on what one stream gives the other: 1 in Eqs. 1-2, 0.5 in the authors' code.
+    _C.MODEL.FUSION.SCALE = 0.5
+
+    _C.MODEL.SEM_SEG_HEAD.NAME = "HamHead"
+    # Features the head reads. A fused feature that it does not read is not built.
+    _C.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res3", "res4", "res5"]
+    _C.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 14
+    # Channels of the head, and the probability of dropping one of them before the classifier.
+    _C.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512
+    _C.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
+    _C.MODEL.SEM_SEG_HEAD.HAM = CfgNode()
+    # Channels and rank of the matrix decomposition, and its multiplicative updates.
+    _C.MODEL.SEM_SEG_HEAD.HAM.CHANNELS = 512
+    _C.MODEL.SEM_SEG_HEAD.HAM.RANK = 64
+    _C.MODEL.SEM_SEG_HEAD.HAM.STEPS_TRAIN = 6
+    _C.MODEL.SEM_SEG_HEAD.HAM.STEPS_TEST = 7
+
+
+def _add_contrast(cfg: CfgNode) -> None:
+    _C = cfg
+    _C.MODEL.CONTRAST = CfgNode()
+    # Contrastive branch, in training only: "SMMCL", or "" for the baseline.
+    _C.MODEL.CONTRAST.NAME = "SMMCL"
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    _C = cfg
+    # AdamW: betas here, the rate and decay under Detectron2's BASE_LR and WEIGHT_DECAY.
+    _C.SOLVER.BETAS = [0.9, 0.999]
+    _C.SOLVER.BASE_LR = 6e-5
+    _C.SOLVER.WEIGHT_DECAY = 0.01
+    _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
+    _C.SOLVER.WARMUP_FACTOR = 0.0
+    _C.SOLVER.POLY_POWER = 0.9
+    # Keeps MSCAN's layer scales at their start values, as the authors' optimiser did.
+    _C.SOLVER.FREEZE_LAYER_SCALE = False
+
+
+def _add_test(cfg: CfgNode) -> None:
+    _C = cfg
+    # What a class counts that occurs neither in truth nor in prediction, or in one of them only:
+    # "present" averages over classes in truth or prediction, "truth" over classes in the truth
+    # (Detectron2's rule), "zero" counts an absent class as 0.
+    _C.TEST.ABSENT_CLASSES = "present"
+    # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" for none.
+    _C.TEST.SAVE_PREDICTIONS = ""

@@ -1,0 +1,1 @@
+"""From files to tensors: reading, augmenting and serving pairs."""
