@@ -1,0 +1,1 @@
+"""The networks: streams, exchange between them, heads, contrastive branch."""

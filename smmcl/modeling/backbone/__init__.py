@@ -1,0 +1,1 @@
+"""The streams and the pair made of two of them."""

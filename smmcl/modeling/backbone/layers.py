@@ -1,0 +1,83 @@
+"""What the streams share: the promise of four stages, the norm over channels, drop path.
+
+Shape shorthand in this module:
+    N: images in the batch     C: channels      H, W: feature height and width
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Stream(nn.Module):
+    """One backbone of the pair: four stages, each a module from the last stage's map to its own.
+
+    The pair runs the stages one at a time, with the exchange between the streams after each;
+    calling the stream runs all four without exchange.
+    """
+
+    strides = (4, 8, 16, 32)
+
+    def __init__(self, stages: Iterable[nn.Module], *, widths: tuple[int, int, int, int]) -> None:
+        """
+        Args:
+            stages: four modules; stage m maps (N, widths[m - 1], ...) to the normalised map
+                (N, widths[m], H / strides[m], W / strides[m]), sizes rounded up.
+            widths: channels of the four maps.
+        """
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.widths = tuple(widths)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Map an image (N, C, H, W) to the four stages' maps, finest first."""
+        maps = []
+        feature = image
+        for stage in self.stages:
+            feature = stage(feature)
+            maps.append(feature)
+        return maps
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of a map (N, C, H, W), at each place for itself."""
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        # The permutations only relabel strides; a channels-last map is normalised without a copy.
+        feature = feature.permute(0, 2, 3, 1)  # (N, H, W, C)
+        feature = F.layer_norm(feature, self.normalized_shape, self.weight, self.bias, self.eps)
+        return feature.permute(0, 3, 1, 2)  # (N, C, H, W)
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for some images of the batch, in training only (stochastic depth).
+
+    Each call draws for itself, so the two streams and the two branches of a block drop
+    independently. What is kept is scaled by 1 / (1 - rate), such that the expected output equals
+    the one at evaluation.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop path rate is {rate}, but must be at least 0 and below 1.")
+        self.rate = rate
+
+    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        shape = (branch.shape[0],) + (1,) * (branch.dim() - 1)
+        kept = branch.new_empty(shape).bernoulli_(1 - self.rate)  # (N, 1, 1, 1)
+        return branch * (kept / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def drop_path_rates(depths: tuple[int, ...], *, last: float) -> list[list[float]]:
+    """Rates that rise linearly over all blocks, from 0 at the first to `last`, grouped by stage."""
+    total = sum(depths)
+    rates = iter(last * i / max(total - 1, 1) for i in range(total))
+    return [[next(rates) for _ in range(depth)] for depth in depths]

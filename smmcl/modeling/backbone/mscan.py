@@ -1,0 +1,149 @@
+"""MSCAN, the stream of SegNeXt (Guo et al., NeurIPS 2022): attention by strip convolutions.
+
+Shape shorthand in this module:
+    N: images in the batch     C: channels      H, W: feature height and width
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smmcl.modeling.backbone.layers import ChannelNorm, DropPath, Stream, drop_path_rates
+from smmcl.modeling.init import init_encoder
+
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "mscan_t": {"widths": (32, 64, 160, 256), "depths": (3, 3, 5, 2)},
+    "mscan_s": {"widths": (64, 128, 320, 512), "depths": (2, 2, 4, 2)},
+    "mscan_b": {"widths": (64, 128, 320, 512), "depths": (3, 3, 12, 3)},
+    "mscan_l": {"widths": (64, 128, 320, 512), "depths": (3, 5, 27, 3)},
+}
+EXPANSIONS = (8, 8, 4, 4)  # hidden width of the blocks' MLP, in widths of the stage
+STRIPS = (7, 11, 21)  # lengths of the strip convolutions
+
+
+class MSCAN(Stream):
+    """The four stages of MSCAN; the sizes stand in `SIZES`."""
+
+    def __init__(
+        self,
+        *,
+        widths: tuple[int, int, int, int],
+        depths: tuple[int, int, int, int],
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            widths: channels of the four stages.
+            depths: blocks of the four stages.
+            in_channels: channels of the image.
+            drop_path_rate: rate of the last block, rising linearly from 0 at the first.
+        """
+        rates = drop_path_rates(depths, last=drop_path_rate)
+        embeddings = [_stem(in_channels, widths[0])]
+        embeddings += [_embedding(widths[m - 1], widths[m]) for m in (1, 2, 3)]
+        stages = [
+            Stage(embeddings[m], widths[m], expansion=EXPANSIONS[m], drop_path_rates=rates[m])
+            for m in range(4)
+        ]
+        super().__init__(stages, widths=widths)
+        init_encoder(self)
+
+
+class Stage(nn.Module):
+    """Patch embedding, blocks, and the norm whose output the exchange and the heads read."""
+
+    def __init__(
+        self, embed: nn.Module, width: int, *, expansion: int, drop_path_rates: list[float]
+    ) -> None:
+        super().__init__()
+        self.embed = embed
+        self.blocks = nn.Sequential(
+            *(Block(width, expansion=expansion, drop_path_rate=rate) for rate in drop_path_rates)
+        )
+        self.norm = ChannelNorm(width)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.blocks(self.embed(feature)))
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each on a normalised map, scaled per channel, added to its input."""
+
+    def __init__(self, width: int, *, expansion: int, drop_path_rate: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.attention = StripAttention(width)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.mlp = ConvMLP(width, hidden_width=width * expansion)
+        # Small at first, so that a deep stack starts close to the identity.
+        self.layer_scale_1 = nn.Parameter(torch.full((width,), 1e-2))
+        self.layer_scale_2 = nn.Parameter(torch.full((width,), 1e-2))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        scale = self.layer_scale_1[:, None, None]  # (C, 1, 1)
+        feature = feature + self.drop_path(scale * self.attention(self.norm1(feature)))
+        scale = self.layer_scale_2[:, None, None]  # (C, 1, 1)
+        return feature + self.drop_path(scale * self.mlp(self.norm2(feature)))
+
+
+class StripAttention(nn.Module):
+    """Weighs a map by its surroundings, seen through strip convolutions of several lengths.
+
+    The residual is the map as it comes in, that is, already normalised by the block.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project_in = nn.Conv2d(width, width, 1)
+        self.local = _depthwise(width, (5, 5))
+        self.strips = nn.ModuleList(
+            nn.Sequential(_depthwise(width, (1, length)), _depthwise(width, (length, 1)))
+            for length in STRIPS
+        )
+        self.mix = nn.Conv2d(width, width, 1)
+        self.project_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        value = F.gelu(self.project_in(feature))
+        local = self.local(value)
+        surroundings = local
+        for strip in self.strips:
+            surroundings = surroundings + strip(local)
+        return self.project_out(self.mix(surroundings) * value) + feature
+
+
+class ConvMLP(nn.Module):
+    """A two-layer perceptron at every place, with a 3x3 depthwise convolution in its middle."""
+
+    def __init__(self, width: int, *, hidden_width: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(width, hidden_width, 1)
+        self.depthwise = _depthwise(hidden_width, (3, 3))
+        self.reduce = nn.Conv2d(hidden_width, width, 1)
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        return self.reduce(F.gelu(self.depthwise(self.expand(feature))))
+
+
+def _depthwise(width: int, kernel: tuple[int, int]) -> nn.Conv2d:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Conv2d(width, width, kernel, padding=padding, groups=width)
+
+
+def _stem(in_channels: int, width: int) -> nn.Sequential:
+    """From the image to a quarter of its size."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width // 2, 3, stride=2, padding=1),
+        nn.BatchNorm2d(width // 2),
+        nn.GELU(),
+        nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
+        nn.BatchNorm2d(width),
+    )
+
+
+def _embedding(previous_width: int, width: int) -> nn.Sequential:
+    """From the last stage's map to half its size."""
+    conv = nn.Conv2d(previous_width, width, 3, stride=2, padding=1)
+    return nn.Sequential(conv, nn.BatchNorm2d(width))

@@ -1,0 +1,24 @@
+"""All streams by name: the one table from which the pair's two backbones are chosen."""
+
+from collections.abc import Callable
+from functools import partial
+
+from smmcl.modeling.backbone import mscan
+from smmcl.modeling.backbone.layers import Stream
+
+STREAMS: dict[str, Callable[..., Stream]] = {
+    **{name: partial(mscan.MSCAN, **size) for name, size in mscan.SIZES.items()},
+}
+
+
+def build_stream(name: str, *, in_channels: int = 3, drop_path_rate: float = 0.0) -> Stream:
+    """Build one stream, its weights drawn from torch's global generator.
+
+    Args:
+        name: a key of `STREAMS`.
+        in_channels: channels of the image it reads.
+        drop_path_rate: see `DropPath`; rate of the last block.
+    """
+    if name not in STREAMS:
+        raise KeyError(f"no stream is named '{name}'. Choose one of: {', '.join(STREAMS)}.")
+    return STREAMS[name](in_channels=in_channels, drop_path_rate=drop_path_rate)

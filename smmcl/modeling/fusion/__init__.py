@@ -1,0 +1,1 @@
+"""Exchange and fusion of the two streams, one stage at a time."""

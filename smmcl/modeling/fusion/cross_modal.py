@@ -1,0 +1,105 @@
+"""Cross-modal modulation (paper section 3.1): learned coefficients say what a stream takes.
+
+Shape shorthand in this module:
+    N: images in the batch     H, W: feature height and width
+    v, a: widths of the visible and the auxiliary stream     c: width of hidden layers
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from smmcl.modeling.init import init_encoder
+
+
+class CrossModalModulation(nn.Module):
+    """Exchange between the streams after one stage, and the fused feature that the head reads.
+
+        S = sigmoid(MLP(cat(F_vis, F_aux)))                     where to take from the other
+        k = sigmoid(MLP(cat(avg(cat), max(cat))))               which channels to take
+        F_vis' = F_vis + s * S * F_aux + s * k * F_aux          Eq. 1, F_aux' likewise: Eq. 2
+        F_fus = conv1x1(cat(F_vis', F_aux'))
+
+    Both directions use the same S and, where the streams are equally wide, the same k: the paper's
+    module. Where they are not, k has v coefficients for what the visible stream takes and a for
+    the auxiliary stream, and what is taken first passes a 1x1 convolution to its receiver's width.
+    """
+
+    def __init__(
+        self,
+        visible_width: int,
+        auxiliary_width: int,
+        *,
+        hidden_width: int,
+        fused_width: int | None,
+        scale: float,
+    ) -> None:
+        """
+        Args:
+            visible_width: v.
+            auxiliary_width: a.
+            hidden_width: c; the MLPs' hidden layers are 2c (S) and 4c (k) wide.
+            fused_width: channels of the fused feature; None where no head reads it, then the
+                fusion is not built (an unused parameter stops distributed training).
+            scale: s, 1 in the paper's equations and 0.5 in the authors' code.
+        """
+        super().__init__()
+        both = visible_width + auxiliary_width
+        same = visible_width == auxiliary_width
+        self.visible_width = visible_width
+        self.auxiliary_width = auxiliary_width
+        self.scale = scale
+        self.spatial = _mlp(both, 2 * hidden_width, 1)
+        self.channel = _mlp(2 * both, 4 * hidden_width, visible_width if same else both)
+        self.to_visible = _match(auxiliary_width, visible_width)
+        self.to_auxiliary = _match(visible_width, auxiliary_width)
+        self.fuse = None if fused_width is None else nn.Conv2d(both, fused_width, 1)
+        init_encoder(self)
+
+    def forward(
+        self, visible: torch.Tensor, auxiliary: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            visible: (N, v, H, W), the visible stream's stage output.
+            auxiliary: (N, a, H, W).
+
+        Returns:
+            both modulated, shapes as before; the fused feature (N, fused_width, H, W) or None.
+        """
+        spatial, channel = self.coefficients(visible, auxiliary)
+        # With one k for both directions, each slice is the whole of it.
+        for_visible = channel[:, : self.visible_width]  # (N, v, 1, 1)
+        for_auxiliary = channel[:, -self.auxiliary_width :]  # (N, a, 1, 1)
+        taken = self.scale * (spatial + for_visible) * self.to_visible(auxiliary)
+        new_visible = visible + taken
+        taken = self.scale * (spatial + for_auxiliary) * self.to_auxiliary(visible)
+        new_auxiliary = auxiliary + taken
+        if self.fuse is None:
+            return new_visible, new_auxiliary, None
+        fused = self.fuse(torch.cat((new_visible, new_auxiliary), dim=1))  # (N, fused_width, H, W)
+        return new_visible, new_auxiliary, fused
+
+    def coefficients(
+        self, visible: torch.Tensor, auxiliary: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """S (N, 1, H, W) and k (N, v, 1, 1), or (N, v + a, 1, 1) for unequal widths; in 0..1."""
+        both = torch.cat((visible, auxiliary), dim=1)  # (N, v + a, H, W)
+        pooled = (F.adaptive_avg_pool2d(both, 1), F.adaptive_max_pool2d(both, 1))
+        channel = self.channel(torch.cat(pooled, dim=1))  # 2(v + a) -> (N, v, 1, 1)
+        return torch.sigmoid(self.spatial(both)), torch.sigmoid(channel)
+
+
+def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
+    """Three layers at every place."""
+    return nn.Sequential(
+        nn.Conv2d(in_width, hidden_width, 1),
+        nn.GELU(),
+        nn.Conv2d(hidden_width, hidden_width, 1),
+        nn.GELU(),
+        nn.Conv2d(hidden_width, out_width, 1),
+    )
+
+
+def _match(width: int, receiving_width: int) -> nn.Module:
+    return nn.Identity() if width == receiving_width else nn.Conv2d(width, receiving_width, 1)

@@ -1,0 +1,62 @@
+"""The plain sum: no exchange between the streams, their features added for the head. A baseline.
+
+Shape shorthand in this module:
+    N: images in the batch     H, W: feature height and width
+    v, a: widths of the visible and the auxiliary stream
+"""
+
+import torch
+from torch import nn
+
+from smmcl.modeling.init import init_encoder
+
+
+class PlainSum(nn.Module):
+    """Leaves both streams as they are and fuses by F_vis + F_aux.
+
+    A stream that is not as wide as the fused feature passes a 1x1 convolution first; with equal
+    widths the module has no parameter at all.
+    """
+
+    def __init__(
+        self,
+        visible_width: int,
+        auxiliary_width: int,
+        *,
+        hidden_width: int,
+        fused_width: int | None,
+        scale: float,
+    ) -> None:
+        """
+        Args:
+            visible_width: v.
+            auxiliary_width: a.
+            hidden_width, scale: part of the interface, without effect: nothing is exchanged here.
+            fused_width: channels of the fused feature; None where no head reads it, then the
+                fusion is not built.
+        """
+        super().__init__()
+        self.is_fused = fused_width is not None
+        if fused_width is not None:
+            self.project_visible = _project(visible_width, fused_width)
+            self.project_auxiliary = _project(auxiliary_width, fused_width)
+        init_encoder(self)
+
+    def forward(
+        self, visible: torch.Tensor, auxiliary: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            visible: (N, v, H, W), the visible stream's stage output.
+            auxiliary: (N, a, H, W).
+
+        Returns:
+            both unchanged, and the fused feature (N, fused_width, H, W) or None.
+        """
+        if not self.is_fused:
+            return visible, auxiliary, None
+        return visible, auxiliary, self.project_visible(visible) + self.project_auxiliary(auxiliary)
+
+
+def _project(width: int, fused_width: int) -> nn.Module:
+    return nn.Identity() if width == fused_width else nn.Conv2d(width, fused_width, 1)

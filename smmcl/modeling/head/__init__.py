@@ -1,0 +1,1 @@
+"""The heads: fused features in, class logits out."""
