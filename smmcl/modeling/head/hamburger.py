@@ -39,9 +39,9 @@ class Hamburger(nn.Module):
 
 
 class MatrixFactorization(nn.Module):
-    """Approximates each image's map, a non-negative matrix (C, H * W), by bases (C, R) times weights.
+    """Approximates each image's map, a non-negative matrix (C, H * W), by bases times weights.
 
-    A few multiplicative updates end where their start lets them, so the start is part of the result:
+    A few multiplicative updates end where their start lets them, so it is part of the result:
 
     - Training draws it anew for each image and step, as the authors do, such that the network
       learns not to depend on it.
