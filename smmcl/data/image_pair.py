@@ -1,0 +1,280 @@
+"""Reads a pair exactly: visible, auxiliary and label files become arrays, or a sentence says why.
+
+Shape shorthand in this module:
+    H, W: height and width of the pair      A: channels of the auxiliary image (1 or 3)
+
+Files are read as they are stored: channels are split without premultiplication, palette labels by
+their index, 16-bit values at full precision, and nothing is rotated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ORIENTATION_TAG = 0x0112  # EXIF
+FILE_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+COLOUR_MODES = {"RGB": 3, "RGBA": 4}
+VALUE_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
+
+
+@dataclass(frozen=True)
+class AuxiliaryContract:
+    """What the stored values of an auxiliary image mean, and how they reach the scale 0..255.
+
+    Args:
+        kind: "depth", "thermal", "hha", or another word for the sensor.
+        channels: of the stored image, 1 or 3.
+        unit: of the stored values: "mm", "8-bit" for plain steps, ...; a prediction must name it.
+        low, high: stored values that become 0 and 255; what lies outside is clipped. They also
+            tell the files: 8-bit ones have a high of at most 255, 16-bit ones of more, so that
+            millimetres are never taken for 8-bit steps, nor steps for millimetres.
+        invalid: stored value without a measurement, which becomes 0; None when there is none.
+    """
+
+    kind: str
+    channels: int = 1
+    unit: str = "8-bit"
+    low: float = 0.0
+    high: float = 255.0
+    invalid: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"auxiliary.channels is {self.channels}. Set it to 1 or 3.")
+        if not self.high > self.low:
+            raise ValueError(
+                f"auxiliary.low is {self.low} and auxiliary.high is {self.high}. "
+                "Set high to the stored value that becomes 255, above low."
+            )
+
+    def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
+        """Brings stored values to 0..255.
+
+        Args:
+            stored: any shape, of the file's own type. Non-finite values count as invalid.
+            source: name of the file, for the error.
+
+        Returns:
+            The same shape, float32; uint8 where an 8-bit file already has the scale 0..255.
+        """
+        bits = FILE_BITS.get(stored.dtype.newbyteorder("="))
+        if bits is not None and (self.high > 255) != (bits > 8):
+            raise ValueError(
+                f"auxiliary image {source} stores {bits}-bit values but its dataset declares "
+                f"{self.low:g}..{self.high:g} in the unit {self.unit!r}. Give files in that unit, "
+                "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
+            )
+        if stored.dtype == np.uint8 and (self.low, self.high) == (0, 255):
+            scaled = stored
+        else:
+            factor = 255.0 / (self.high - self.low)
+            scaled = np.clip((stored.astype(np.float32) - self.low) * factor, 0, 255)
+            scaled = scaled.astype(np.float32)
+        invalid = ~np.isfinite(stored) if stored.dtype.kind == "f" else False
+        if self.invalid is not None:
+            invalid = invalid | (stored == self.invalid)
+        return np.where(invalid, scaled.dtype.type(0), scaled)
+
+
+def read_visible(path: str | Path, *, fmt: str) -> np.ndarray:
+    """Reads a visible image as (H, W, 3) uint8; of a four-channel file, the first three channels.
+
+    Args:
+        fmt: order of the channels, "RGB" or "BGR" (INPUT.FORMAT).
+    """
+    return _visible(*_decode(path, role="visible image"), path=path, fmt=fmt)
+
+
+def read_auxiliary(
+    path: str | Path, *, contract: AuxiliaryContract, channels: int | None = None
+) -> np.ndarray:
+    """Reads an auxiliary image as (H, W, A) uint8 or float32 on the scale 0..255.
+
+    Of a four-channel file it is the fourth channel.
+
+    Args:
+        channels: A; a single stored channel is repeated to three. None keeps the stored number.
+    """
+    stored, mode = _decode(path, role="auxiliary image")
+    return _auxiliary(stored, mode, path=path, contract=contract, channels=channels)
+
+
+def read_pair(
+    visible_path: str | Path,
+    auxiliary_path: str | Path,
+    *,
+    fmt: str,
+    contract: AuxiliaryContract,
+    channels: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads both images of a pair, which must have one size; a shared file is decoded once.
+
+    Returns:
+        visible (H, W, 3) uint8, auxiliary (H, W, A) uint8 or float32, both as the readers above.
+    """
+    stored, mode = _decode(visible_path, role="visible image")
+    visible = _visible(stored, mode, path=visible_path, fmt=fmt)
+    if str(auxiliary_path) != str(visible_path):
+        stored, mode = _decode(auxiliary_path, role="auxiliary image")
+    auxiliary = _auxiliary(stored, mode, path=auxiliary_path, contract=contract, channels=channels)
+    check_same_size(visible, visible_path, auxiliary, auxiliary_path)
+    return visible, auxiliary
+
+
+def read_label(
+    path: str | Path,
+    *,
+    label_offset: int,
+    stored_ignore: int | None,
+    num_classes: int,
+    ignore: int,
+) -> np.ndarray:
+    """Reads a label file as (H, W) uint8: class indices 0..num_classes-1, or `ignore`.
+
+    Args:
+        label_offset: the stored value of class 0.
+        stored_ignore: stored value of pixels without a label; None when every pixel has one.
+        ignore: value of such pixels in the result.
+    """
+    stored, mode = _decode(path, role="label image")
+    if mode not in (*VALUE_MODES[:-1], "P"):
+        raise ValueError(
+            f"label image {path} has mode {mode!r} but class ids in one channel are wanted. "
+            "Convert its colours to ids first."
+        )
+    if num_classes > ignore or ignore > 255:
+        raise ValueError(
+            f"{num_classes} classes and ignore label {ignore} do not fit the 8-bit labels of this "
+            "project. Use an ignore label of at most 255 that is no class."
+        )
+    stored = stored.astype(np.int64)
+    table = np.full(max(int(stored.max()), label_offset + num_classes, stored_ignore or 0) + 1, -1)
+    table[label_offset : label_offset + num_classes] = np.arange(num_classes)
+    if stored_ignore is not None:
+        table[stored_ignore] = ignore
+    labels = table[stored] if stored.min() >= 0 else np.full_like(stored, -1)
+    if labels.min() < 0:
+        wrong = np.unique(stored[labels < 0])
+        raise ValueError(
+            f"label image {path} holds the values {_shorten(wrong)}, but its dataset has "
+            f"{label_offset}..{label_offset + num_classes - 1} and the ignore value "
+            f"{stored_ignore}. Mend the file, or the classes, label_offset or stored_ignore."
+        )
+    return labels.astype(np.uint8)
+
+
+def label_facts(metadata: Any) -> dict[str, int | None]:
+    """Picks what `read_label` must know out of a dataset's metadata."""
+    return {
+        "label_offset": metadata.label_offset,
+        "stored_ignore": metadata.stored_ignore,
+        "num_classes": len(metadata.stuff_classes),
+        "ignore": metadata.ignore_label,
+    }
+
+
+def auxiliary_contract(metadata: Any) -> AuxiliaryContract:
+    """Builds the contract that a dataset's metadata holds as a plain dict."""
+    facts: Mapping[str, Any] = metadata.auxiliary
+    return AuxiliaryContract(**facts)
+
+
+def check_same_size(
+    image: np.ndarray, path: str | Path, other: np.ndarray, other_path: str | Path
+) -> None:
+    """Raises when two images of one pair differ in height or width."""
+    if image.shape[:2] != other.shape[:2]:
+        raise ValueError(
+            f"{path} is {_size(image)} but {other_path} is {_size(other)} (height x width). "
+            "The files of a pair must have one size: exchange the wrong one, or resize it."
+        )
+
+
+def _decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
+    """Returns the stored values, (H, W) or (H, W, channels), and Pillow's name of their mode."""
+    try:
+        with Image.open(path) as image:
+            raw_mode = str(image.tile[0][3]) if image.tile else image.mode
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+            stored, mode = np.asarray(image), image.mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{role} {path} does not exist. Check $DETECTRON2_DATASETS and the dataset's lists."
+        ) from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{role} {path} cannot be read ({error}). The file is damaged, cut short or no image: "
+            "fetch it again."
+        ) from error
+    if orientation not in (0, 1):
+        raise ValueError(
+            f"{role} {path} carries EXIF orientation {orientation}, so it would be shown rotated. "
+            "Rotate the pixels or remove the tag, such that all files of the pair agree."
+        )
+    if mode in COLOUR_MODES and "16" in raw_mode:
+        raise ValueError(
+            f"{role} {path} is a 16-bit colour file, which would lose precision. "
+            "Store colours in 8 bits, or one channel in 16."
+        )
+    return stored, mode
+
+
+def _visible(stored: np.ndarray, mode: str, *, path: str | Path, fmt: str) -> np.ndarray:
+    if mode not in COLOUR_MODES:
+        raise ValueError(
+            f"visible image {path} has mode {mode!r} but 3 channels (RGB), or 4 with the auxiliary "
+            "image as the last, are wanted. Convert it, or exchange the two files if swapped."
+        )
+    if fmt not in ("RGB", "BGR"):
+        raise ValueError(f"INPUT.FORMAT is {fmt!r}. Set it to 'RGB' or 'BGR'.")
+    visible = stored[:, :, :3]  # (H, W, 3)
+    return np.ascontiguousarray(visible if fmt == "RGB" else visible[:, :, ::-1])
+
+
+def _auxiliary(
+    stored: np.ndarray,
+    mode: str,
+    *,
+    path: str | Path,
+    contract: AuxiliaryContract,
+    channels: int | None,
+) -> np.ndarray:
+    channels = channels or contract.channels
+    if mode == "RGBA":
+        stored = stored[:, :, 3:]  # (H, W, 1)
+    elif mode in VALUE_MODES:
+        stored = stored[:, :, None]  # (H, W, 1)
+    elif mode != "RGB":
+        raise ValueError(
+            f"auxiliary image {path} has mode {mode!r} but 1 channel, 3 (RGB), or the last of 4 "
+            "is wanted. Convert it to plain values."
+        )
+    elif contract.channels == 1 and (stored == stored[:, :, :1]).all():
+        stored = stored[:, :, :1]  # (H, W, 1): a grey image saved in colour
+    if stored.shape[2] != contract.channels:
+        raise ValueError(
+            f"auxiliary image {path} has {stored.shape[2]} channel(s) but its dataset declares "
+            f"{contract.channels}. Correct auxiliary.channels, or the file if it was colour-mapped."
+        )
+    scaled = contract.scale(stored, source=str(path))
+    if scaled.shape[2] == channels:
+        return np.ascontiguousarray(scaled)
+    if scaled.shape[2] == 1:
+        return np.repeat(scaled, channels, axis=2)  # (H, W, A)
+    raise ValueError(
+        f"auxiliary image {path} has {scaled.shape[2]} channels but the model takes {channels}. "
+        "Set INPUT.AUXILIARY_FORMAT to 'RGB' and MODEL.AUXILIARY.PIXEL_MEAN and _STD to 3 values."
+    )
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[0]}x{image.shape[1]}"
+
+
+def _shorten(values: np.ndarray, *, limit: int = 8) -> str:
+    text = ", ".join(str(value) for value in values[:limit])
+    return text + (f", ... ({len(values)} in all)" if len(values) > limit else "")
