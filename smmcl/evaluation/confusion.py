@@ -1,0 +1,103 @@
+"""Counts every (truth, prediction) pair of classes once, and turns the counts into scores.
+
+Shape shorthand in this module:
+    K: classes
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ABSENT_RULES = ("present", "truth", "zero")
+
+
+class ConfusionMatrix:
+    """A streaming confusion matrix that stays on the device of the predictions.
+
+    Args:
+        num_classes: K.
+        ignore: truth value of pixels that do not count.
+    """
+
+    def __init__(self, num_classes: int, *, ignore: int = 255) -> None:
+        self.num_classes = num_classes
+        self.ignore = ignore
+        # Integers: float32 counts stop being exact at 2^24 pixels, 55 images of 480x640.
+        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # (truth, predicted)
+
+    def update(self, prediction: Tensor, truth: Tensor) -> None:
+        """Adds one image or batch.
+
+        Args:
+            prediction: class indices 0..K-1, any shape.
+            truth: the same shape, class indices 0..K-1 or `ignore`.
+        """
+        if prediction.shape != truth.shape:
+            raise ValueError(
+                f"prediction has the shape {tuple(prediction.shape)} but the truth "
+                f"{tuple(truth.shape)}. Predict at the resolution of the label."
+            )
+        truth = truth.to(prediction.device, torch.int64)
+        counted = truth != self.ignore
+        cells = truth[counted] * self.num_classes + prediction[counted].long()
+        counts = torch.bincount(cells, minlength=self.num_classes**2)
+        assert counts.numel() == self.num_classes**2, "a class index is outside 0..K-1"
+        self.counts = self.counts.to(counts.device) + counts.view_as(self.counts)  # (K, K)
+
+
+@dataclass(frozen=True)
+class SegmentationScores:
+    """Scores in percent; NaN where a score has no pixels to be computed from.
+
+    Args:
+        iou, accuracy: one value per class.
+        mean_iou, mean_accuracy: over the classes that the rule names.
+        frequency_weighted_iou: each class by its share of the truth.
+        pixel_accuracy: share of the pixels that are right.
+    """
+
+    iou: list[float]
+    accuracy: list[float]
+    mean_iou: float
+    mean_accuracy: float
+    frequency_weighted_iou: float
+    pixel_accuracy: float
+
+
+def score(
+    counts: Tensor, *, absent_rule: str = "present", excluded: Sequence[int] = ()
+) -> SegmentationScores:
+    """Turns counts into scores.
+
+    Args:
+        counts: (K, K) int64, rows are the truth, columns the prediction.
+        absent_rule: the classes of the mean IoU. "present": those that occur in truth or
+            prediction. "truth": those that occur in the truth, so that a class which is only ever
+            predicted wrongly costs nothing by itself. "zero": all, an absent class counting 0.
+            The mean accuracy has the classes of the truth, or with "zero" all.
+        excluded: classes left out of the two means. Their pixels still count everywhere else.
+    """
+    if absent_rule not in ABSENT_RULES:
+        raise ValueError(
+            f"the rule for absent classes is {absent_rule!r}. Set TEST.ABSENT_CLASSES to one of "
+            f"{', '.join(ABSENT_RULES)}."
+        )
+    counts = counts.to("cpu", torch.float64)
+    hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)  # (K,) each
+    union = truth + predicted - hits
+    iou = 100 * hits / union  # NaN for a class in neither
+    accuracy = 100 * hits / truth
+    kept = torch.ones(len(hits), dtype=torch.bool)
+    kept[list(excluded)] = False
+    averaged = {"present": union > 0, "truth": truth > 0, "zero": union >= 0}[absent_rule] & kept
+    recalled = kept if absent_rule == "zero" else (truth > 0) & kept
+    return SegmentationScores(
+        iou=iou.tolist(),
+        accuracy=accuracy.tolist(),
+        mean_iou=torch.where(union > 0, iou, 0.0)[averaged].mean().item(),
+        mean_accuracy=torch.where(truth > 0, accuracy, 0.0)[recalled].mean().item(),
+        frequency_weighted_iou=(truth * iou)[truth > 0].sum().div(truth.sum()).item(),
+        pixel_accuracy=100 * (hits.sum() / truth.sum()).item(),
+    )

@@ -1,0 +1,151 @@
+"""The evaluator: hand-computed scores per tag, shares of several processes, and its statement."""
+
+import json
+import logging
+import uuid
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smmcl.config import build_config
+from smmcl.d2 import DatasetCatalog, MetadataCatalog, comm
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+
+# Stored labels: 0 void, 1..3 the classes.
+TRUTHS = [[[1, 1, 2, 0]], [[1, 2, 2, 2]]]
+PREDICTIONS = [[[0, 1, 1, 1]], [[0, 1, 1, 0]]]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Registers two pairs, one by day and one by night; returns a function of further facts."""
+    names = []
+
+    def register(**facts):
+        name = f"pairs_{uuid.uuid4().hex}"
+        records = []
+        for index, (truth, tag) in enumerate(zip(TRUTHS, ("day", "night"), strict=True)):
+            path = tmp_path / f"{index}.png"
+            Image.fromarray(np.array(truth, np.uint8)).save(path)
+            records.append({"sem_seg_file_name": str(path), "tags": [tag]})
+        DatasetCatalog.register(name, lambda: records)
+        MetadataCatalog.get(name).set(
+            **{"stuff_classes": ["floor", "wall", "lamp"], "ignore_label": 255, "label_offset": 1,
+               "stored_ignore": 0, "absent_from_mean": [], **facts}
+        )  # fmt: skip
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def scores_of(prediction):
+    """Class scores, (3, H, W), whose maximum is the prediction."""
+    return torch.nn.functional.one_hot(torch.tensor(prediction), 3).permute(2, 0, 1).float()
+
+
+def run(evaluator, name, pairs=(0, 1)):
+    records = DatasetCatalog.get(name)
+    for index in pairs:
+        evaluator.process([records[index]], [{"sem_seg": scores_of(PREDICTIONS[index])}])
+    return evaluator
+
+
+def test_scores_by_hand(dataset):
+    name = dataset()
+    results = run(PairSemSegEvaluator(name), name).evaluate()
+    assert list(results) == ["sem_seg", "sem_seg_day", "sem_seg_night"]
+    # Day, truth 0 0 1 -: predicted 0 1 1: IoU 1/2 and 1/2.
+    assert results["sem_seg_day"]["mIoU"] == pytest.approx(50)
+    assert results["sem_seg_day"]["pACC"] == pytest.approx(200 / 3)
+    # Night, truth 0 1 1 1: predicted 0 1 1 0: IoU 1/2 and 2/3.
+    assert results["sem_seg_night"]["IoU-wall"] == pytest.approx(200 / 3)
+    assert results["sem_seg_night"]["mIoU"] == pytest.approx(175 / 3)
+    # Together class 0: 2 of 4, class 1: 3 of 5.
+    assert results["sem_seg"]["mIoU"] == pytest.approx(55)
+    assert results["sem_seg"]["ACC-floor"] == pytest.approx(200 / 3)
+
+
+def test_scores_without_pixels_are_left_out(dataset):
+    name = dataset()
+    results = run(PairSemSegEvaluator(name), name).evaluate()
+    assert "IoU-lamp" not in results["sem_seg"]
+    assert "NaN" not in json.dumps(results)
+
+
+def test_absent_rule_reaches_the_mean(dataset):
+    name = dataset()
+    results = run(PairSemSegEvaluator(name, absent_rule="zero"), name).evaluate()
+    assert results["sem_seg"]["mIoU"] == pytest.approx(110 / 3)
+
+
+def test_excluded_class_is_named_and_the_other_mean_stands_beside(dataset):
+    name = dataset(absent_from_mean=["floor"])
+    results = run(PairSemSegEvaluator(name), name).evaluate()
+    assert results["sem_seg"]["mIoU"] == pytest.approx(60)
+    assert results["sem_seg"]["mIoU_all"] == pytest.approx(55)
+
+
+def test_shares_of_two_processes_are_added(dataset, monkeypatch):
+    name = dataset()
+    whole = run(PairSemSegEvaluator(name), name).evaluate()
+    shares = []
+    monkeypatch.setattr(comm, "all_gather", lambda share: shares.append(share) or shares)
+    run(PairSemSegEvaluator(name), name, pairs=[0]).evaluate()
+    second = run(PairSemSegEvaluator(name), name, pairs=[1]).evaluate()
+    assert second == whole
+
+
+def test_only_the_main_process_returns(dataset, monkeypatch):
+    name = dataset()
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert run(PairSemSegEvaluator(name), name).evaluate() is None
+
+
+def test_reset_forgets(dataset):
+    name = dataset()
+    evaluator = run(PairSemSegEvaluator(name), name)
+    evaluator.reset()
+    results = run(evaluator, name, pairs=[0]).evaluate()
+    assert list(results) == ["sem_seg", "sem_seg_day"]
+
+
+def test_protocol_is_stated(dataset, caplog):
+    name = dataset(absent_from_mean=["floor"])
+    evaluator = PairSemSegEvaluator(name, protocol={"window": "whole image"})
+    with caplog.at_level(logging.INFO, logger="smmcl"):
+        run(evaluator, name).evaluate()
+    for words in (
+        f"dataset: {name}",
+        "pairs: sem_seg 2, sem_seg_day 1, sem_seg_night 1",
+        "resolution: 1x4",
+        "absent classes: present",
+        "excluded from means: floor",
+        "window: whole image",
+        "mIoU_all",
+    ):
+        assert words in caplog.text
+
+
+def test_predictions_are_saved_in_the_datasets_own_ids(dataset, tmp_path):
+    name = dataset()
+    cfg = build_config(overrides=["OUTPUT_DIR", str(tmp_path), "TEST.SAVE_PREDICTIONS", "labels"])
+    run(PairSemSegEvaluator(cfg, name), name)
+    saved = np.asarray(Image.open(tmp_path / "labels" / name / "1.png"))
+    assert saved.tolist() == [[1, 2, 2, 1]]
+
+
+def test_prediction_of_another_size(dataset):
+    name = dataset()
+    record = DatasetCatalog.get(name)[0]
+    with pytest.raises(ValueError, match="resolution of the label"):
+        PairSemSegEvaluator(name).process([record], [{"sem_seg": torch.zeros(3, 2, 2)}])
+
+
+def test_nothing_processed_has_no_result(dataset):
+    assert PairSemSegEvaluator(dataset()).evaluate() == {}
