@@ -1,0 +1,1 @@
+"""Datasets of pairs: who lists their files, and where their facts are registered."""

@@ -1,0 +1,145 @@
+"""Turns one dataset record into tensors: reads the files, and in training moves them together.
+
+Shape shorthand in this module:
+    H, W: size of the result      A: channels of the auxiliary image
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from smmcl.d2 import CfgNode, configurable
+from smmcl.data.augmentation import draw_geometry
+from smmcl.data.datasets.build import agreed_metadata
+from smmcl.data.image_pair import (
+    AuxiliaryContract,
+    auxiliary_contract,
+    check_same_size,
+    label_facts,
+    read_label,
+    read_pair,
+)
+
+AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
+
+
+class MultiModalDatasetMapper:
+    """Maps a record of the catalog to what the model takes.
+
+    In training each draw is a function of (seed, position in the sample stream), so it does not
+    depend on processes, workers or restarts. At test nothing is drawn, nothing is resized, and
+    the label is left to the evaluator.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        image_format: str,
+        auxiliary_channels: int,
+        contract: AuxiliaryContract,
+        labels: dict[str, int | None],
+        crop_size: Sequence[int],
+        scales: Sequence[float],
+        flip_probability: float,
+        seed: int,
+    ) -> None:
+        """
+        Args:
+            is_train: reads labels and augments.
+            image_format: channel order of the visible image, "RGB" or "BGR".
+            auxiliary_channels: A.
+            contract: meaning of the stored auxiliary values.
+            labels: what `read_label` must know of the dataset.
+            crop_size: (H, W) in training.
+            scales: factors of the random resize before the crop.
+            flip_probability: of a left-right flip.
+            seed: of the run. Negative ones are legal, and like others give one fixed sequence.
+        """
+        self.is_train = is_train
+        self.image_format = image_format
+        self.auxiliary_channels = auxiliary_channels
+        self.contract = contract
+        self.labels = labels
+        self.crop_size = tuple(crop_size)
+        self.scales = tuple(scales)
+        self.flip_probability = flip_probability
+        self.seed = seed % 2**32
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, is_train: bool, *, dataset_name: str | None = None
+    ) -> dict[str, Any]:
+        """Takes the facts from `dataset_name`, else from all sets of DATASETS.TRAIN (or .TEST)."""
+        names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+        metadata = agreed_metadata([dataset_name] if dataset_name else names)
+        if cfg.INPUT.AUXILIARY_FORMAT not in AUXILIARY_CHANNELS:
+            raise ValueError(
+                f"INPUT.AUXILIARY_FORMAT is {cfg.INPUT.AUXILIARY_FORMAT!r}. "
+                f"Set it to one of {', '.join(AUXILIARY_CHANNELS)}."
+            )
+        return {
+            "is_train": is_train,
+            "image_format": cfg.INPUT.FORMAT,
+            "auxiliary_channels": AUXILIARY_CHANNELS[cfg.INPUT.AUXILIARY_FORMAT],
+            "contract": auxiliary_contract(metadata),
+            "labels": label_facts(metadata),
+            "crop_size": cfg.INPUT.CROP_SIZE,
+            "scales": cfg.INPUT.SCALES,
+            "flip_probability": cfg.INPUT.FLIP,
+            "seed": cfg.SEED,
+        }
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            record: of the catalog; in training also "position", the sample's place in the stream.
+
+        Returns:
+            The record, with "image" (3, H, W) uint8, "auxiliary" (A, H, W) uint8 or float32 on the
+            scale 0..255, "valid_box" (top, left, bottom, right) of the real pixels, the stored
+            "height" and "width"; in training also "sem_seg" (H, W) int64 and "view_seed", from
+            which the contrastive branch draws its views.
+        """
+        record = dict(record)
+        visible, auxiliary = read_pair(
+            record["file_name"],
+            record["auxiliary_file_name"],
+            fmt=self.image_format,
+            contract=self.contract,
+            channels=self.auxiliary_channels,
+        )
+        record["height"], record["width"] = visible.shape[:2]
+        record["valid_box"] = (0, 0, *visible.shape[:2])
+        if self.is_train:
+            visible, auxiliary = self._augment(record, visible, auxiliary)
+        record["image"] = _channels_first(visible)  # (3, H, W)
+        record["auxiliary"] = _channels_first(auxiliary)  # (A, H, W)
+        return record
+
+    def _augment(
+        self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Moves both images and the label by one geometry; adds the label and the valid box."""
+        label = read_label(record["sem_seg_file_name"], **self.labels)
+        check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
+        generator = np.random.default_rng((self.seed, record["position"]))
+        geometry = draw_geometry(
+            generator,
+            size=label.shape,
+            scales=self.scales,
+            crop_size=self.crop_size,
+            flip_probability=self.flip_probability,
+        )
+        label = geometry.apply(label, fill=self.labels["ignore"], nearest=True)
+        record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
+        record["valid_box"] = geometry.valid_box
+        record["view_seed"] = int(generator.integers(2**62))
+        return geometry.apply(visible, fill=0), geometry.apply(auxiliary, fill=0)
+
+
+def _channels_first(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

@@ -1,0 +1,125 @@
+"""The training stream: each pair once an epoch, the same batches whatever reads them."""
+
+import itertools
+
+import pytest
+
+from smmcl.config import build_config
+from smmcl.data.loader import (
+    PairStream,
+    PositionSampler,
+    build_test_loader,
+    build_train_loader,
+    swap_auxiliary,
+)
+
+RECORDS = [{"image_id": index} for index in range(7)]
+
+
+def identity(record):
+    return record
+
+
+def ids(stream, positions):
+    return [stream[position]["image_id"] for position in positions]
+
+
+def test_each_epoch_has_each_pair_once_in_an_order_of_its_own():
+    stream = PairStream(RECORDS, mapper=identity, seed=1)
+    epochs = [tuple(ids(stream, range(7 * epoch, 7 * epoch + 7))) for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) == 4
+
+
+def test_order_is_a_function_of_seed_and_position():
+    stream = PairStream(RECORDS, mapper=identity, seed=1)
+    forward = ids(stream, range(21))
+    backward = ids(PairStream(RECORDS, mapper=identity, seed=1), reversed(range(21)))
+    assert forward == backward[::-1]
+    assert forward != ids(PairStream(RECORDS, mapper=identity, seed=2), range(21))
+    assert stream[9]["position"] == 9
+    assert "position" not in RECORDS[0]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_share_each_batch(world_size):
+    samplers = [PositionSampler(16, rank=r, world_size=world_size) for r in range(world_size)]
+    share = 8 // world_size
+    streams = [list(itertools.islice(sampler, 3 * share)) for sampler in samplers]
+    for batch in range(3):
+        taken = [p for stream in streams for p in stream[batch * share : (batch + 1) * share]]
+        assert sorted(taken) == list(range(16 + 8 * batch, 24 + 8 * batch))
+
+
+@pytest.fixture
+def config(registered_pairs):
+    def build(*overrides, **pairs):
+        name = registered_pairs(**pairs)
+        return build_config(
+            overrides=["DATASETS.TRAIN", (name,), "DATASETS.TEST", (name,),
+                       "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.NUM_WORKERS", 0, *overrides]
+        )  # fmt: skip
+
+    return build
+
+
+def batches(loader, count):
+    return [[record["position"] for record in batch] for batch in itertools.islice(loader, count)]
+
+
+def test_iteration_i_takes_positions_i_times_batch(config):
+    loader = build_train_loader(config(), mapper=identity)
+    assert batches(loader, 3) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_do_not_change_the_batches(config, num_workers):
+    loader = build_train_loader(
+        config("DATALOADER.NUM_WORKERS", num_workers), mapper=identity, start_position=8
+    )
+    assert batches(loader, 4) == [list(range(8 + 4 * i, 12 + 4 * i)) for i in range(4)]
+
+
+def test_a_sample_that_cannot_be_mapped_stops_the_run(config):
+    def broken(record):
+        raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="no such file"):
+        next(iter(build_train_loader(config(), mapper=broken)))
+
+
+def test_test_loader_has_each_pair_once_in_order(config):
+    cfg = config()
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], mapper=identity)
+    read = [batch[0]["image_id"] for batch in loader]
+    assert read == ["000", "001", "002", "003", "004"]
+    assert len(loader) == 5
+
+
+def test_swap_gives_every_pair_another_auxiliary_image():
+    for num_pairs in (2, 5, 8):
+        records = [{"file_name": i, "auxiliary_file_name": i} for i in range(num_pairs)]
+        swapped = swap_auxiliary(records)
+        donors = [record["auxiliary_file_name"] for record in swapped]
+        assert sorted(donors) == list(range(num_pairs))
+        assert all(record["file_name"] != record["auxiliary_file_name"] for record in swapped)
+        assert records[0]["auxiliary_file_name"] == 0
+
+
+def test_swap_reaches_the_test_loader(config):
+    cfg = config("INPUT.AUXILIARY_ABLATION", "swap")
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0], mapper=identity)
+    first = next(iter(loader))[0]
+    assert "002_" in first["auxiliary_file_name"]
+    assert "000_" in first["file_name"]
+
+
+def test_unknown_ablation(config):
+    cfg = config("INPUT.AUXILIARY_ABLATION", "noise")
+    with pytest.raises(ValueError, match=r"INPUT\.AUXILIARY_ABLATION is 'noise'"):
+        build_test_loader(cfg, cfg.DATASETS.TEST[0], mapper=identity)
+
+
+def test_empty_dataset(config):
+    with pytest.raises(ValueError, match="hold no pair"):
+        build_train_loader(config(num_pairs=0), mapper=identity)

@@ -1,0 +1,132 @@
+"""The mapper: what reaches the model, from which draws, and what a run refuses."""
+
+import numpy as np
+import pytest
+import torch
+
+from smmcl.config import build_config
+from smmcl.d2 import DatasetCatalog
+from smmcl.data.image_pair import AuxiliaryContract, read_label
+from smmcl.data.mapper import MultiModalDatasetMapper
+
+LABELS = {"label_offset": 1, "stored_ignore": 0, "num_classes": 3, "ignore": 255}
+
+
+def make_mapper(is_train=True, **changes):
+    options = {
+        "image_format": "RGB",
+        "auxiliary_channels": 1,
+        "contract": AuxiliaryContract(kind="thermal"),
+        "labels": LABELS,
+        "crop_size": (32, 32),
+        "scales": (0.5, 1.0, 1.75),
+        "flip_probability": 0.5,
+        "seed": 7,
+    }
+    return MultiModalDatasetMapper(is_train, **{**options, **changes})
+
+
+@pytest.fixture
+def record(registered_pairs):
+    return DatasetCatalog.get(registered_pairs())[3]
+
+
+def test_training_sample(record):
+    sample = make_mapper()({**record, "position": 11})
+    assert sample["image"].shape == (3, 32, 32)
+    assert sample["image"].dtype == torch.uint8
+    assert sample["auxiliary"].shape == (1, 32, 32)
+    assert sample["sem_seg"].shape == (32, 32)
+    assert sample["sem_seg"].dtype == torch.int64
+    assert (sample["height"], sample["width"], sample["position"]) == (40, 48, 11)
+    assert sample["image_id"] == record["image_id"]
+
+
+def test_padding_is_what_the_valid_box_leaves_out(record):
+    mapper = make_mapper(crop_size=(64, 64))
+    for position in range(5):
+        sample = mapper({**record, "position": position})
+        top, left, bottom, right = sample["valid_box"]
+        outside = torch.ones(64, 64, dtype=torch.bool)
+        outside[top:bottom, left:right] = False
+        assert (sample["sem_seg"][outside] == 255).all()
+        assert (sample["image"][:, outside] == 0).all()
+        # Both images hold the index 3 in every real pixel.
+        assert (sample["image"][0, ~outside] == 3).all()
+        assert (sample["auxiliary"][0, ~outside] == 3).all()
+        assert (sample["auxiliary"][0, outside] == 0).all()
+
+
+def test_draws_depend_on_seed_and_position_alone(record):
+    first, second = make_mapper(), make_mapper()
+    second({**record, "position": 4})  # an earlier call must not matter
+    a, b = (mapper({**record, "position": 5}) for mapper in (first, second))
+    assert torch.equal(a["image"], b["image"])
+    assert torch.equal(a["sem_seg"], b["sem_seg"])
+    assert a["view_seed"] == b["view_seed"]
+    others = [make_mapper(seed=8)({**record, "position": 5})]
+    others += [first({**record, "position": position}) for position in range(6, 12)]
+    assert sum(torch.equal(a["sem_seg"], other["sem_seg"]) for other in others) == 0
+
+
+def test_test_sample_is_the_file_as_it_is(record):
+    sample = make_mapper(is_train=False, image_format="BGR", auxiliary_channels=3)(record)
+    assert sample["valid_box"] == (0, 0, 40, 48)
+    assert sample["image"][:, 0, 5].tolist() == [0, 5, 3]
+    assert sample["auxiliary"].shape == (3, 40, 48)
+    assert "sem_seg" not in sample
+    assert sample["sem_seg_file_name"] == record["sem_seg_file_name"]
+
+
+def test_unaugmented_training_label_equals_the_file(record):
+    mapper = make_mapper(crop_size=(40, 48), scales=(1.0,), flip_probability=0.0)
+    sample = mapper({**record, "position": 0})
+    label = read_label(record["sem_seg_file_name"], **LABELS)
+    assert np.array_equal(sample["sem_seg"].numpy(), label)
+
+
+def test_record_is_left_as_it_was(record):
+    before = dict(record)
+    make_mapper()({**record, "position": 0})
+    make_mapper(is_train=False)(record)
+    assert record == before
+
+
+def test_label_of_another_size(registered_pairs, record):
+    small = DatasetCatalog.get(registered_pairs(size=(20, 24)))[0]
+    record = {**record, "sem_seg_file_name": small["sem_seg_file_name"], "position": 0}
+    with pytest.raises(ValueError, match=r"40x48 but .* is 20x24"):
+        make_mapper()(record)
+
+
+def test_from_config_takes_the_facts_from_the_metadata(registered_pairs):
+    facts = {"kind": "depth", "unit": "mm", "high": 8000}
+    name = registered_pairs(auxiliary=facts)
+    overrides = ["DATASETS.TRAIN", (name,), "INPUT.AUXILIARY_FORMAT", "L", "INPUT.FLIP", 0.0]
+    mapper = MultiModalDatasetMapper(build_config(overrides=overrides), True)
+    assert mapper.contract == AuxiliaryContract(**facts)
+    assert mapper.labels == LABELS
+    assert mapper.auxiliary_channels == 1
+    assert mapper.flip_probability == 0.0
+
+
+@pytest.mark.parametrize(
+    "fact", [{"label_offset": 0}, {"stuff_classes": ["a", "b"]}, {"auxiliary": {"kind": "depth"}}]
+)
+def test_training_sets_that_disagree(registered_pairs, fact):
+    names = (registered_pairs(), registered_pairs(**fact))
+    cfg = build_config(overrides=["DATASETS.TRAIN", names])
+    with pytest.raises(ValueError, match=f"differ in {next(iter(fact))}"):
+        MultiModalDatasetMapper(cfg, True)
+
+
+def test_unknown_auxiliary_format(registered_pairs):
+    overrides = ["DATASETS.TRAIN", (registered_pairs(),), "INPUT.AUXILIARY_FORMAT", "HHA"]
+    with pytest.raises(ValueError, match=r"INPUT\.AUXILIARY_FORMAT is 'HHA'"):
+        MultiModalDatasetMapper(build_config(overrides=overrides), True)
+
+
+def test_unknown_dataset_lists_the_known_ones():
+    cfg = build_config(overrides=["DATASETS.TRAIN", ("nothing_train",)])
+    with pytest.raises(ValueError, match=r"'nothing_train' is not registered .*synthetic_"):
+        MultiModalDatasetMapper(cfg, True)
