@@ -1,0 +1,74 @@
+"""The one guard of all tools: what a user can mend ends as a sentence and not as a traceback."""
+
+import logging
+import os
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+import yaml
+from torch.multiprocessing.spawn import ProcessExitedException
+
+USER_ERRORS = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError)
+ASSERTING_FILES = ("config.py", "catalog.py")  # these report the user's mistakes by assertion
+# Another process hands its error on as the text of a traceback, of which this is the end.
+LAST_ERROR = re.compile(r".*\n  File .*?\n(?:\w+\.)*(\w+): (.*)", re.DOTALL)
+
+logger = logging.getLogger("smmcl")
+
+
+def run(main: Callable[[], object]) -> None:
+    """Runs a tool; an error that its user can mend is one line on stderr, with exit status 2.
+
+    Its traceback goes to the run's log file; SMMCL_DEBUG=1 lets it through to the console. Any
+    other error is a fault of the program and keeps its traceback.
+    """
+    try:
+        main()
+    except ProcessExitedException as error:
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        message = user_message(error)
+        if message is None or os.environ.get("SMMCL_DEBUG") == "1":
+            raise
+        _log_to_files("".join(traceback.format_exception(error)))
+        sys.stderr.write(f"error: {message}\n")
+        raise SystemExit(2) from None
+
+
+def user_message(error: Exception) -> str | None:
+    """What to tell the user, in one line, or None when the fault is not the user's."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    name = type(error).__name__
+    is_users = isinstance(error, (*USER_ERRORS, yaml.YAMLError)) or _is_about_config(error)
+    if found := LAST_ERROR.match(text):
+        name, text = found.groups()
+        is_users = name in {kind.__name__ for kind in USER_ERRORS}
+        text = text.strip().strip("'\"") if name == "KeyError" else text
+    if not is_users:
+        return None
+    text = " ".join(text.split())
+    return text if " " in text else f"{name}: {text} (SMMCL_DEBUG=1 shows where)"
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Logging filter for a loop that logs the traceback of an error which `run` will report."""
+    if record.exc_info and record.exc_info[1] and user_message(record.exc_info[1]):
+        record.exc_info = None
+    return True
+
+
+def _is_about_config(error: Exception) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    name = pathlib.Path(frames[-1].filename).name if frames else ""
+    return isinstance(error, AssertionError) and name in ASSERTING_FILES and bool(str(error))
+
+
+def _log_to_files(text: str) -> None:
+    """Logs at debug level, but not to the console, where the engine's loggers show every level."""
+    record = logger.makeRecord(logger.name, logging.DEBUG, __file__, 0, text, (), None)
+    for handler in logger.handlers:
+        if getattr(handler, "stream", None) not in (sys.stdout, sys.stderr):
+            handler.handle(record)
