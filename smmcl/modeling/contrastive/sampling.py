@@ -1,0 +1,134 @@
+"""Which cells of a batch become views: the same number from every class of every image.
+
+Runs on the labels while they are still on the CPU and returns indices, so that nothing waits for
+the accelerator. There is no loop over anchor sets.
+
+Shape shorthand in this module:
+    N: images in the batch     H, W: label height and width     h, w: feature height and width
+    K: classes     S: anchor sets (one class of one image)     V: views per set
+"""
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The sampled views, sets of one class side by side and classes ascending.
+
+    Attributes:
+        visible: (S * V,) cells of the visible feature map, counted along N * h * w.
+        auxiliary: (S * V,) cells of the auxiliary feature map.
+        labels: (S * V,) class of each view, the same for both modalities.
+        num_sets: S, 0 when there is nothing to contrast.
+        views_per_set: V, 0 likewise.
+    """
+
+    visible: torch.Tensor
+    auxiliary: torch.Tensor
+    labels: torch.Tensor
+    num_sets: int
+    views_per_set: int
+
+
+def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
+    """Bring labels to the size of a feature map: the pixel at the floor of each cell's corner.
+
+    Rows and columns have their own scale. Integers, because a floating-point scale such as
+    490 / 16 may land on the neighbour.
+
+    Args:
+        labels: (N, H, W).
+        size: (h, w).
+
+    Returns:
+        (N, h, w).
+    """
+    height, width = size
+    rows = torch.arange(height) * labels.shape[1] // height
+    columns = torch.arange(width) * labels.shape[2] // width
+    return labels[:, rows[:, None], columns]  # (N, h, w)
+
+
+def draw_keys(shape: tuple[int, ...], *, generator: torch.Generator) -> torch.Tensor:
+    """Random numbers in [0, 1) that decide who is drawn: the lowest keys win.
+
+    Keys and no permutations: the keys of an image come from its own generator alone, whatever
+    the other images of the batch contain.
+    """
+    return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+
+def sample_views(
+    labels: torch.Tensor,
+    *,
+    num_classes: int,
+    keys_visible: torch.Tensor,
+    keys_auxiliary: torch.Tensor,
+    keys_sets: torch.Tensor,
+    min_views: int,
+    max_views: int,
+    max_features: int,
+) -> Views:
+    """Draw V cells without replacement from every (image, class) with enough of them.
+
+    V is the size of the smallest such set, at most `max_views` and at most `max_features` / S.
+    With more sets than `max_features`, that many random sets give one view each.
+
+    Args:
+        labels: (N, h, w) classes at the resolution of the features. Values outside 0..K-1, the
+            ignored ones, never take part.
+        num_classes: K.
+        keys_visible: (N, h, w) keys of the cells for the visible views.
+        keys_auxiliary: the same for the auxiliary views; the same tensor for shared positions.
+        keys_sets: (N, K) keys of the sets.
+        min_views: smallest number of cells of an anchor set, at least 1.
+        max_views: largest V.
+        max_features: largest S * V.
+    """
+    if min(min_views, max_views, max_features) < 1:
+        raise ValueError(
+            f"min_views is {min_views}, max_views {max_views} and max_features {max_features}, "
+            "but each counts views and must be at least 1. Change MODEL.SMMCL.SAMPLER."
+        )
+    set_of_cell = _set_of_cell(labels, num_classes)  # (N * h * w,)
+    sizes = torch.bincount(set_of_cell, minlength=num_classes * len(labels) + 1)  # (K * N + 1,)
+    kept = (sizes[:-1] >= min_views).nonzero().squeeze(1)  # (S,)
+    if len(kept) == 0:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Views(nothing, nothing, nothing, num_sets=0, views_per_set=0)
+    if len(kept) > max_features:
+        lowest = keys_sets.t().flatten()[kept].argsort(stable=True)[:max_features]
+        kept = kept[lowest].sort().values  # (S,)
+    num_views = min(int(sizes[kept].min()), max_views, max_features // len(kept))
+    return Views(
+        visible=_lowest_cells(keys_visible, set_of_cell, sizes, kept, num_views),
+        auxiliary=_lowest_cells(keys_auxiliary, set_of_cell, sizes, kept, num_views),
+        labels=(kept // len(labels)).repeat_interleave(num_views),
+        num_sets=len(kept),
+        views_per_set=num_views,
+    )
+
+
+def _set_of_cell(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Number of each cell's set, class * N + image; K * N where the label is ignored."""
+    num_images = len(labels)
+    image = torch.arange(num_images)[:, None, None]  # (N, 1, 1)
+    ignored = (labels < 0) | (labels >= num_classes)
+    sets = (labels * num_images + image).masked_fill(ignored, num_classes * num_images)
+    return sets.flatten()  # (N * h * w,)
+
+
+def _lowest_cells(
+    keys: torch.Tensor,
+    set_of_cell: torch.Tensor,
+    sizes: torch.Tensor,
+    kept: torch.Tensor,
+    num_views: int,
+) -> torch.Tensor:
+    """The `num_views` cells of each kept set that have the lowest keys, (S * V,)."""
+    by_key = keys.flatten().argsort(stable=True)  # (N * h * w,)
+    by_set = by_key[set_of_cell[by_key].argsort(stable=True)]  # sets in order, in each by key
+    first = (sizes.cumsum(0) - sizes)[kept]  # (S,) where each set begins
+    return by_set[first[:, None] + torch.arange(num_views)].flatten()  # (S * V,)
