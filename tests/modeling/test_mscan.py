@@ -9,11 +9,11 @@ from smmcl.modeling.backbone.mscan import Block, StripAttention
 from smmcl.modeling.backbone.streams import build_stream
 
 
-@pytest.mark.parametrize(("name", "millions"), [("mscan_b", 26_277_824), ("mscan_l", 44_636_864)])
-def test_parameter_counts(name: str, millions: int) -> None:
+@pytest.mark.parametrize(("name", "parameters"), [("mscan_b", 26_277_824), ("mscan_l", 44_636_864)])
+def test_parameter_counts(name: str, parameters: int) -> None:
     with torch.device("meta"):
         stream = build_stream(name)
-    assert sum(parameter.numel() for parameter in stream.parameters()) == millions
+    assert sum(parameter.numel() for parameter in stream.parameters()) == parameters
 
 
 def test_strip_attention_equals_a_loop_over_the_strips() -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
-from smmcl.modeling.backbone import mscan
+from smmcl.modeling.backbone import mit, mscan, resnet
 from smmcl.modeling.backbone.layers import Stream
 
 STREAMS: dict[str, Callable[..., Stream]] = {
     **{name: partial(mscan.MSCAN, **size) for name, size in mscan.SIZES.items()},
+    **{name: partial(mit.MiT, **size) for name, size in mit.SIZES.items()},
+    **{name: partial(resnet.ResNet, **size) for name, size in resnet.SIZES.items()},
 }
 
 
