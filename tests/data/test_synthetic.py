@@ -11,7 +11,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets import synthetic
 
 SIZE = (128, 160)
-DEPTH_TYPES = {"indoor": np.uint16, "night": np.uint8}
+AUXILIARY_TYPES = {"indoor": np.uint16, "night": np.uint8}
 each_kind = pytest.mark.parametrize("kind", list(synthetic.KINDS))
 
 
@@ -58,11 +58,11 @@ def test_types_and_ranges_at_any_size(kind, size):
     assert pair["visible"].shape == (*size, 3)
     assert pair["auxiliary"].shape == pair["label"].shape == size
     assert pair["visible"].dtype == pair["label"].dtype == np.uint8
-    assert pair["auxiliary"].dtype == DEPTH_TYPES[kind]
-    contract = synthetic.KINDS[kind].auxiliary
+    assert pair["auxiliary"].dtype == AUXILIARY_TYPES[kind]
+    contract = synthetic.KINDS[kind].AUXILIARY
     assert pair["auxiliary"].max() <= contract["high"]
     assert pair["auxiliary"].std() > 0.05 * pair["auxiliary"].mean()
-    assert pair["label"].max() < len(synthetic.KINDS[kind].classes)
+    assert pair["label"].max() < len(synthetic.KINDS[kind].CLASSES)
 
 
 @each_kind
@@ -75,7 +75,7 @@ def test_another_size_shows_the_same_scene(kind):
 
 @each_kind
 def test_every_class_is_common_in_both_subsets(kind):
-    num_classes = len(synthetic.KINDS[kind].classes)
+    num_classes = len(synthetic.KINDS[kind].CLASSES)
     counts = np.zeros((2, num_classes))
     for index in range(50):
         label = synthetic.render_pair(kind, "train", index, size=(64, 80))["label"]
@@ -94,7 +94,7 @@ def test_visible_image_is_dark_but_glares_where_lit(kind):
 
 
 def test_flat_things_have_the_depth_of_what_they_lie_on():
-    classes = synthetic.KINDS["indoor"].classes
+    classes = synthetic.KINDS["indoor"].CLASSES
     pair = synthetic.render_pair("indoor", "train", 0)
     steps = np.abs(np.diff(pair["auxiliary"].astype(float), axis=1))
     steps[(pair["auxiliary"][:, 1:] == 0) | (pair["auxiliary"][:, :-1] == 0)] = np.nan
@@ -176,7 +176,7 @@ def test_two_processes_render_at_once(tmp_path):
 @each_kind
 def test_one_pixel_gives_little_away(kind):
     """A linear classifier on the four values of a pixel stays far below what a network reaches."""
-    num_classes = len(synthetic.KINDS[kind].classes)
+    num_classes = len(synthetic.KINDS[kind].CLASSES)
     values, labels = {}, {}
     for split, count in (("train", 60), ("val", 30)):
         pairs = [synthetic.render_pair(kind, split, index) for index in range(count)]
@@ -238,3 +238,10 @@ def test_wrong_names_are_refused(name, answer):
     with pytest.raises(ValueError, match=answer):
         synthetic.register_synthetic_by_name(name)
     assert name not in DatasetCatalog.list()
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    blocked = tmp_path / "datasets"
+    blocked.write_text("a file, where a folder is wanted")
+    with pytest.raises(OSError, match="Set DETECTRON2_DATASETS"):
+        synthetic.ensure_rendered("night", "val", count=1, root=blocked)

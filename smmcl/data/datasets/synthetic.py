@@ -8,8 +8,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import uuid
 from pathlib import Path
 
 import cv2
@@ -23,41 +22,8 @@ logger = logging.getLogger(__name__)
 PARTS = ("visible", "auxiliary", "label")
 SPLITS = {"train": 400, "val": 100}  # pairs in each
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What one kind of scene is made by, and what its auxiliary image holds.
-
-    Args:
-        render: (size, *, is_lit, rng) -> visible, auxiliary and label arrays by name.
-        classes: names; the position is the label.
-        colors: RGB of each class.
-        auxiliary: the contract of the auxiliary image, as metadata.
-    """
-
-    render: Callable[..., dict[str, np.ndarray]]
-    classes: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
-    auxiliary: dict
-
-
-KINDS = {
-    "indoor": Kind(
-        render=synthetic_indoor.render_indoor,
-        classes=synthetic_indoor.CLASSES,
-        colors=synthetic_indoor.COLORS,
-        auxiliary={"kind": "depth", "channels": 1, "unit": "mm",
-                   "low": 0, "high": synthetic_indoor.DEPTH_HIGH, "invalid": 0},
-    ),
-    "night": Kind(
-        render=synthetic_night.render_night,
-        classes=synthetic_night.CLASSES,
-        colors=synthetic_night.COLORS,
-        auxiliary={"kind": "thermal", "channels": 1, "unit": "8-bit",
-                   "low": 0, "high": 255, "invalid": None},
-    ),
-}  # fmt: skip
+# Each of these modules has CLASSES, COLORS, AUXILIARY (the contract of its images) and render().
+KINDS = {"indoor": synthetic_indoor, "night": synthetic_night}
 
 
 def is_lit(index: int) -> bool:
@@ -94,11 +60,16 @@ def ensure_rendered(
     """
     name = f"{size[0]}x{size[1]}_seed{seed}_{_generator_version()}"
     folder = Path(root) / f"synthetic_{kind}" / name / split
-    for part in PARTS:
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    present = set.intersection(
-        *({path.name for path in (folder / part).iterdir()} for part in PARTS)
-    )
+    try:
+        for part in PARTS:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"generated pairs cannot be written into {folder}: {error.strerror}. "
+            "Set DETECTRON2_DATASETS to a folder that can be written."
+        ) from error
+    listings = [{path.name for path in (folder / part).iterdir()} for part in PARTS]
+    present = set.intersection(*listings)
     missing = [index for index in range(count) if f"{index:05d}.png" not in present]
     if missing:
         logger.info(f"Rendering {len(missing)} synthetic {kind} {split} pairs into {folder}")
@@ -112,11 +83,10 @@ def ensure_rendered(
 
 
 def _generator_version() -> str:
-    """Returns a digest of the scene code: changed code renders into another folder."""
-    digest = hashlib.sha256()
-    for module in (synthetic_raycast, synthetic_indoor, synthetic_night):
-        digest.update(Path(module.__file__).read_bytes())
-    return digest.hexdigest()[:8]
+    """Returns a digest of the code that draws: when it changes, another folder is filled."""
+    sources = (__file__, *(module.__file__ for module in (synthetic_raycast, *KINDS.values())))
+    content = b"".join(Path(source).read_bytes() for source in sources)
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
@@ -124,7 +94,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
     if image.ndim == 3:
         image = image[:, :, ::-1]  # OpenCV takes B, G, R
     _, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     partial.write_bytes(data.tobytes())
     partial.replace(path)
 
@@ -175,13 +145,13 @@ def register_synthetic(
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
-        stuff_classes=list(KINDS[kind].classes),
-        stuff_colors=[list(color) for color in KINDS[kind].colors],
+        stuff_classes=list(KINDS[kind].CLASSES),
+        stuff_colors=[list(color) for color in KINDS[kind].COLORS],
         ignore_label=255,
         evaluator_type="sem_seg",
         label_offset=0,
         stored_ignore=255,
-        auxiliary=dict(KINDS[kind].auxiliary),
+        auxiliary=dict(KINDS[kind].AUXILIARY),
         absent_from_mean=[],
         num_images=count,
     )
