@@ -1,6 +1,7 @@
 """Evaluates predictions over a dataset and states by which rules, for all pairs and per tag."""
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,10 +59,11 @@ class PairSemSegEvaluator(DatasetEvaluator):
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
         folder = cfg.TEST.SAVE_PREDICTIONS
+        name = re.sub(r"[^\w.@-]+", "_", dataset_name)  # it may be the path of a dataset file
         return {
             "dataset_name": dataset_name,
             "absent_rule": cfg.TEST.ABSENT_CLASSES,
-            "predictions_folder": Path(cfg.OUTPUT_DIR) / folder / dataset_name if folder else None,
+            "predictions_folder": Path(cfg.OUTPUT_DIR) / folder / name if folder else None,
         }
 
     def reset(self) -> None:
@@ -89,7 +91,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
                 self._num_pairs[task] = self._num_pairs.get(task, 0) + 1
             self._sizes.add(tuple(prediction.shape))
             if self._folder:
-                self._save(prediction.cpu().numpy(), record["sem_seg_file_name"])
+                self._save(prediction.cpu().numpy(), record["image_id"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Adds up the counts of all processes; the main one returns and logs the scores."""
@@ -163,8 +165,9 @@ class PairSemSegEvaluator(DatasetEvaluator):
             + [tabulate(summary, ["task", *present], **options)]
         )
 
-    def _save(self, prediction: np.ndarray, label_path: str) -> None:
+    def _save(self, prediction: np.ndarray, image_id: str) -> None:
         """Writes a label image beside which the dataset's own can be laid."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
         stored = (prediction + self._labels["label_offset"]).astype(np.uint8)
-        Image.fromarray(stored).save(self._folder / f"{Path(label_path).stem}.png")
+        Image.fromarray(stored).save(path)

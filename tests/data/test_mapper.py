@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from smmcl.config import build_config
-from smmcl.d2 import DatasetCatalog
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.image_pair import AuxiliaryContract, read_label
 from smmcl.data.mapper import MultiModalDatasetMapper
 
@@ -126,7 +126,15 @@ def test_unknown_auxiliary_format(registered_pairs):
         MultiModalDatasetMapper(build_config(overrides=overrides), True)
 
 
+def test_training_set_that_holds_no_pairs():
+    MetadataCatalog.get("boxes_train").set(thing_classes=["cup"])
+    DatasetCatalog.register("boxes_train", list)
+    with pytest.raises(ValueError, match=r"'boxes_train' is registered without the facts of pairs"):
+        MultiModalDatasetMapper(build_config(overrides=["DATASETS.TRAIN", ("boxes_train",)]), True)
+    DatasetCatalog.remove("boxes_train")
+
+
 def test_unknown_dataset_lists_the_known_ones():
     cfg = build_config(overrides=["DATASETS.TRAIN", ("nothing_train",)])
-    with pytest.raises(ValueError, match=r"'nothing_train' is not registered .*synthetic_"):
+    with pytest.raises(ValueError, match=r"'nothing_train' is not known .*synthetic_"):
         MultiModalDatasetMapper(cfg, True)

@@ -29,7 +29,9 @@ def dataset(tmp_path):
         for index, (truth, tag) in enumerate(zip(TRUTHS, ("day", "night"), strict=True)):
             path = tmp_path / f"{index}.png"
             Image.fromarray(np.array(truth, np.uint8)).save(path)
-            records.append({"sem_seg_file_name": str(path), "tags": [tag]})
+            records.append(
+                {"sem_seg_file_name": str(path), "image_id": f"room/{index}", "tags": [tag]}
+            )
         DatasetCatalog.register(name, lambda: records)
         MetadataCatalog.get(name).set(
             **{"stuff_classes": ["floor", "wall", "lamp"], "ignore_label": 255, "label_offset": 1,
@@ -136,7 +138,7 @@ def test_predictions_are_saved_in_the_datasets_own_ids(dataset, tmp_path):
     name = dataset()
     cfg = build_config(overrides=["OUTPUT_DIR", str(tmp_path), "TEST.SAVE_PREDICTIONS", "labels"])
     run(PairSemSegEvaluator(cfg, name), name)
-    saved = np.asarray(Image.open(tmp_path / "labels" / name / "1.png"))
+    saved = np.asarray(Image.open(tmp_path / "labels" / name / "room/1.png"))
     assert saved.tolist() == [[1, 2, 2, 1]]
 
 

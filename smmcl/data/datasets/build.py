@@ -1,32 +1,84 @@
-"""Registers a dataset of pairs by its name, when a run first names it."""
+"""Registers a dataset of pairs when a run first names it: built-in, generated, or a user's file."""
 
+import dataclasses
+import functools
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.d2 import ENGINE, DatasetCatalog, MetadataCatalog
+from smmcl.data.datasets.description import Description, read_description
+from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.datasets.synthetic import register_synthetic_by_name
 
 # What a set's metadata must agree in with the other sets of one training run.
 SHARED_FACTS = ("stuff_classes", "label_offset", "stored_ignore", "ignore_label", "auxiliary")
+FILE_NAME = re.compile(r"(?P<path>.+\.ya?ml)(:(?P<split>\w+))?")
 
 
 def ensure_registered(names: Sequence[str]) -> None:
     """Registers each named dataset that the catalog does not have yet.
 
     Args:
-        names: of the catalog, or of a generated set ("synthetic_night_val@128x160").
+        names: a built-in set and split ("mfnet_test_night"), a generated one
+            ("synthetic_night_val@128x160"), a dataset file and split ("pairs/dataset.yaml:val"),
+            or what the user's code has put into the catalog.
     """
     for name in names:
         if name in DatasetCatalog.list():
             continue
         if name.startswith("synthetic_"):
             register_synthetic_by_name(name)
+        elif match := FILE_NAME.fullmatch(name):
+            description = read_description(match["path"])
+            split = match["split"] or _only_split(description, match["path"])
+            register_split(name, description, split, base=Path(match["path"]).parent)
+        elif name in builtin_splits():
+            path, split = builtin_splits()[name]
+            base = os.environ.get("DETECTRON2_DATASETS", "datasets")
+            register_split(name, read_description(path), split, base=base)
         else:
+            known = sorted({*filter(_is_of_pairs, DatasetCatalog.list()), *builtin_splits()})
             raise ValueError(
-                f"dataset {name!r} is not registered with this run's engine. Known are: "
-                f"{', '.join(sorted(DatasetCatalog.list())) or 'none'}. Register yours through "
-                "smmcl.d2.DatasetCatalog: a set in the other engine's catalog is not seen here."
+                f"dataset {name!r} is not known to this run's engine ({ENGINE}). Known are: "
+                f"{', '.join(known)}; or the path of a dataset file (datasets/README.md). A set "
+                "that was registered in the other engine's catalog is not seen here: register it "
+                "through smmcl.d2.DatasetCatalog."
             )
+
+
+def register_split(name: str, description: Description, split: str, *, base: str | Path) -> None:
+    """Looks at the files of a split and puts it into the catalog.
+
+    Args:
+        name: the dataset's name in configs.
+        base: folder that the description's root is relative to.
+    """
+    found = find_split(description, split, base=base)
+    DatasetCatalog.register(name, lambda: found.records)
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(description.classes),
+        stuff_colors=[list(color) for color in description.colors],
+        ignore_label=255,
+        evaluator_type="sem_seg",
+        label_offset=description.label_offset,
+        stored_ignore=description.stored_ignore,
+        auxiliary=dataclasses.asdict(found.contract),
+        absent_from_mean=list(description.absent_from_mean),
+        num_images=description.splits[split].pairs,
+    )
+
+
+@functools.cache
+def builtin_splits() -> dict[str, tuple[Path, str]]:
+    """Returns the dataset file and the split behind each built-in name."""
+    return {
+        f"{path.stem}_{split}": (path, split)
+        for path in sorted(Path(__file__).parent.glob("*.yaml"))
+        for split in read_description(path).splits
+    }
 
 
 def agreed_metadata(names: Sequence[str]) -> Any:
@@ -34,6 +86,12 @@ def agreed_metadata(names: Sequence[str]) -> Any:
     if not names:
         raise ValueError("no dataset is named. Set DATASETS.TRAIN and DATASETS.TEST.")
     ensure_registered(names)
+    for name in names:
+        if not _is_of_pairs(name):
+            raise ValueError(
+                f"dataset {name!r} is registered without the facts of pairs "
+                f"({', '.join(SHARED_FACTS)}). Set them in its metadata, or name a set of pairs."
+            )
     first = MetadataCatalog.get(names[0])
     for name in names[1:]:
         other = MetadataCatalog.get(name)
@@ -44,3 +102,15 @@ def agreed_metadata(names: Sequence[str]) -> Any:
                     f"{getattr(other, fact)}. Train on sets that agree, or make their files agree."
                 )
     return first
+
+
+def _is_of_pairs(name: str) -> bool:
+    return all(hasattr(MetadataCatalog.get(name), fact) for fact in SHARED_FACTS)
+
+
+def _only_split(description: Description, path: str) -> str:
+    splits = list(description.splits)
+    if len(splits) > 1:
+        choices = ", ".join(f"{path}:{split}" for split in splits)
+        raise ValueError(f"{path} has several splits. Name one of them: {choices}.")
+    return splits[0]

@@ -1,0 +1,123 @@
+"""A dataset file: the small YAML that says where pairs lie and what they hold, read and checked.
+
+The built-in sets are such files beside this one; datasets/README.md explains every key.
+"""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smmcl.d2 import CfgNode
+from smmcl.data.image_pair import AuxiliaryContract
+
+PARTS = ("visible", "auxiliary", "label")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pairs of one split.
+
+    Args:
+        lists: text files with one pair a line; without any, every pair that the folder holds.
+        pairs: how many pairs the set's authors publish for it.
+        only: a tag; pairs without it are left out.
+    """
+
+    lists: Sequence[str] = ()
+    pairs: int | None = None
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset file says.
+
+    Args:
+        classes: names; the position is the training label.
+        layouts: alternatives, each a pattern of the "visible", "auxiliary" and "label" files with
+            {id} and, where folders are named so, {split}.
+        splits: by name.
+        auxiliary: alternatives, told apart by the channels and bits of the files.
+        root: folder of the files, or alternatives.
+        colors: RGB per class, 0..255.
+        label_offset, stored_ignore: as in `image_pair.read_label`.
+        absent_from_mean: classes left out of the headline mean.
+        tags: for each tag a pattern of ids ("*N"), or a list file ("night.txt").
+        skip: pattern of listed ids that stand for no pair of their own.
+    """
+
+    classes: Sequence[str]
+    layouts: Sequence[Mapping[str, str]]
+    splits: Mapping[str, Split]
+    auxiliary: Sequence[AuxiliaryContract]
+    root: Sequence[str] = (".",)
+    colors: Sequence[Sequence[int]] = ()
+    label_offset: int = 0
+    stored_ignore: int | None = None
+    absent_from_mean: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    skip: str = ""
+
+
+def read_description(path: str | Path) -> Description:
+    """Reads and checks a dataset file; `_BASE_` names another that it changes in some keys."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
+    try:
+        facts = dict(CfgNode.load_yaml_with_base(str(path)))
+    except (yaml.YAMLError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a dataset file: {error}. datasets/README.md has an example."
+        ) from error
+    known = {entry.name for entry in fields(Description)}
+    if unknown := sorted(set(facts) - known):
+        raise ValueError(f"{path} has the key(s) {', '.join(unknown)}; known are {sorted(known)}.")
+    needed = ("classes", "layouts", "splits", "auxiliary")
+    if missing := [key for key in needed if not facts.get(key)]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; datasets/README.md has an example.")
+    try:
+        facts["splits"] = {name: Split(**(split or {})) for name, split in facts["splits"].items()}
+        facts["auxiliary"] = [AuxiliaryContract(**entry) for entry in _listed(facts["auxiliary"])]
+    except TypeError as error:
+        raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
+    facts["root"] = _listed(facts.get("root", "."))
+    description = Description(**{"colors": palette(len(facts["classes"])), **facts})
+    _check(description, path)
+    return description
+
+
+def palette(num_classes: int) -> list[list[int]]:
+    """Chooses colours that differ well: from one class to the next the hue turns by 0.618."""
+    return [
+        [round(255 * part) for part in colorsys.hsv_to_rgb(0.618 * i % 1, 0.85, 1 - 0.2 * (i % 3))]
+        for i in range(num_classes)
+    ]
+
+
+def _check(description: Description, path: str | Path) -> None:
+    for layout in description.layouts:
+        if set(layout) != set(PARTS) or any("{id}" not in pattern for pattern in layout.values()):
+            raise ValueError(
+                f"{path} has the layout {dict(layout)}. Give each a visible, auxiliary and label "
+                "pattern with {id} in it."
+            )
+    if len(description.colors) != len(description.classes):
+        raise ValueError(
+            f"{path} has {len(description.classes)} classes but {len(description.colors)} colors. "
+            "Give one colour a class, or none to have them chosen."
+        )
+    if len(set(description.classes)) != len(description.classes):
+        raise ValueError(f"{path} names a class twice. Give every class its own name.")
+    if unknown := sorted(set(description.absent_from_mean) - set(description.classes)):
+        raise ValueError(f"{path} leaves {', '.join(unknown)} out of the mean, which is no class.")
+    for name, split in description.splits.items():
+        if split.only is not None and split.only not in description.tags:
+            raise ValueError(f"{path}, split {name}: 'only: {split.only}' is none of its tags.")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
