@@ -74,6 +74,7 @@ def contrastive_losses(
         labels = labels[order]
         visible, auxiliary = visible[order], auxiliary[order]  # (N, D)
         cells = cells and (cells[0][order], cells[1][order])
+    cells = cells and tuple(cell.to(visible.device, non_blocking=True) for cell in cells)
     runs = _Runs.of(labels, visible.device)
     index = torch.arange(len(labels), device=visible.device)  # (N,)
     with torch.autocast(visible.device.type, enabled=False):

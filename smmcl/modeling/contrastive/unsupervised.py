@@ -1,0 +1,36 @@
+"""Rival: unsupervised multi-modal contrast, after Meyer, Eitel, Brox and Burgard (IROS 2020)."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from smmcl.d2 import CfgNode, ShapeSpec
+from smmcl.modeling.contrastive.branch import SMMCL
+from smmcl.modeling.contrastive.sampling import Views
+
+
+class UnsupervisedContrast(SMMCL):
+    """What both images show at one place is alike, and unlike all other places; no labels.
+
+    Their method contrasts whole images before training. Here, as the paper compares it, places of
+    feature maps are contrasted along with training. From MODEL.SMMCL come the features, the sizes,
+    weight and temperature of the cross-modal term, and MAX_VIEWS per image.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict:
+        arguments = super().from_config(cfg, input_shape)
+        return arguments | {
+            "weights": {"cross": arguments["weights"]["cross"]},
+            "positives": "all",
+            "is_symmetric": True,
+            "num_classes": 1,
+            "limits": arguments["limits"] | {"min_views": 1},
+            "has_shared_positions": True,
+        }
+
+    def _draw(self, labels: Tensor, seeds: list[int]) -> Views:
+        views = super()._draw(torch.zeros_like(labels), seeds)
+        return dataclasses.replace(views, labels=torch.arange(len(views.labels)))
