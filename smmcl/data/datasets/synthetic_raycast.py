@@ -44,7 +44,7 @@ class Scene:
     def __init__(self, size: tuple[int, int], *, position: tuple, pitch: float, yaw: float) -> None:
         height, width = size
         self.position = np.array(position, np.float32).reshape(3, 1, 1)
-        self.focal = 0.78 * np.sqrt(height * width)  # pixels; the view is as wide at any shape
+        self.focal = 0.78 * (height * width) ** 0.5  # pixels; the view is as wide at any shape
         tilt = [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
         turn = [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
         self.rotation = (np.array(turn) @ np.array(tilt)).astype(np.float32)  # camera -> world
@@ -126,13 +126,14 @@ class Scene:
     ) -> None:
         area = part[1:]
         seen = hit & (depth > NEAR) & (depth < self.depth[area])  # (h, w)
-        self.depth[area][seen] = depth[seen]
-        self.label[area][seen] = label
-        self.heat[area][seen] = heat
-        for channel in range(3):
-            self.albedo[channel][area][seen] = albedo[channel]
-            self.emission[channel][area][seen] = emission[channel]
-            self.normal[channel][area][seen] = normal[channel][seen]
+        np.copyto(self.depth[area], depth, where=seen)
+        np.copyto(self.label[area], label, where=seen, casting="unsafe")
+        np.copyto(self.heat[area], heat, where=seen)
+        np.copyto(self.normal[part], normal, where=seen)
+        np.copyto(self.albedo[part], np.reshape(albedo, (3, 1, 1)), where=seen, casting="unsafe")
+        np.copyto(
+            self.emission[part], np.reshape(emission, (3, 1, 1)), where=seen, casting="unsafe"
+        )
 
     def shade(self, lamps: list[Lamp], *, ambient: float) -> np.ndarray:
         """Returns the radiance that reaches the lens, (3, H, W): diffuse surfaces, no shadows."""
