@@ -1,0 +1,224 @@
+"""Checks a dataset on disk, pair by pair: what is wrong with which file, and what the files hold.
+
+Shape shorthand in this module:
+    H, W: height and width of a pair      C: channels      K: classes
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.image_pair import (
+    auxiliary_contract,
+    check_same_size,
+    label_facts,
+    read_label,
+    read_pair,
+)
+
+Array = np.ndarray
+LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B
+FILE_KEYS = {
+    "file_name": "visible image",
+    "auxiliary_file_name": "auxiliary image",
+    "sem_seg_file_name": "label image",
+}
+
+
+@dataclass
+class Moments:
+    """Mean and standard deviation of each channel over all images added."""
+
+    count: int = 0
+    total: Array | float = 0.0  # (C,)
+    squares: Array | float = 0.0  # (C,)
+
+    def add(self, image: Array) -> None:
+        """Adds an image (H, W, C) on the scale 0..255."""
+        mean, std = (values[:, 0] for values in cv2.meanStdDev(image))  # (C,) each
+        count = image.shape[0] * image.shape[1]
+        self.count += count
+        self.total = self.total + count * mean
+        self.squares = self.squares + count * (std**2 + mean**2)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Returns one value a channel each; nothing when no image was added."""
+        if not self.count:
+            return [], []
+        mean = self.total / self.count
+        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
+        return np.round(mean, 3).tolist(), np.round(std, 3).tolist()
+
+
+@dataclass
+class SplitReport:
+    """What was found in one split.
+
+    Args:
+        name: of the dataset in the catalog.
+        classes: K names.
+        problems: sentences, each with its file. A set without any is sound.
+        notes: what a user should know but need not mend.
+        class_pixels, class_images: (K,) pixels of each class, and images that have it.
+        ids: of the pairs.
+        digests: for "visible image" and "auxiliary image", the first file with each content.
+    """
+
+    name: str
+    classes: Sequence[str]
+    num_pairs: int = 0
+    num_sound: int = 0
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sizes: Counter = field(default_factory=Counter)
+    tags: Counter = field(default_factory=Counter)
+    ignored_pixels: int = 0
+    class_pixels: Array = field(init=False)
+    class_images: Array = field(init=False)
+    visible: Moments = field(default_factory=Moments)
+    auxiliary: Moments = field(default_factory=Moments)
+    ids: list[str] = field(default_factory=list)
+    digests: dict[str, dict[bytes, str]] = field(default_factory=lambda: defaultdict(dict))
+
+    def __post_init__(self) -> None:
+        self.class_pixels = np.zeros(len(self.classes), dtype=np.int64)
+        self.class_images = np.zeros(len(self.classes), dtype=np.int64)
+
+
+def check_split(
+    name: str, *, progress: Callable[[Iterable], Iterable] = lambda records: records
+) -> SplitReport:
+    """Reads every pair of a registered dataset as training would, and looks at its values.
+
+    Args:
+        progress: wraps the iteration over the records, to show how far it is.
+    """
+    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+    report = SplitReport(name, metadata.stuff_classes, num_pairs=len(records))
+    report.ids = [record["image_id"] for record in records]
+    _check_count(report, metadata.num_images)
+    for image_id, times in Counter(report.ids).items():
+        if times > 1:
+            report.problems.append(f"{name}: pair {image_id} is listed {times} times.")
+    for record in progress(records):
+        report.tags.update(record.get("tags", ()))
+        _check_pair(report, record, metadata)
+    if report.num_sound:
+        absent = [n for n, c in zip(report.classes, report.class_images, strict=True) if not c]
+        if absent:
+            report.notes.append(f"classes that never occur: {', '.join(absent)}")
+    if len(report.sizes) > 1:
+        report.notes.append(f"{len(report.sizes)} different sizes")
+    return report
+
+
+def check_between(first: SplitReport, second: SplitReport) -> list[str]:
+    """Returns a sentence for each pair that two splits share, by name or by content."""
+    shared = sorted(set(first.ids) & set(second.ids))
+    problems = [f"pair {name} is in both {first.name} and {second.name}." for name in shared]
+    for role in ("visible image", "auxiliary image"):
+        files, others = first.digests[role], second.digests[role]
+        problems += [
+            f"{role} {files[digest]} of {first.name} has the content of {others[digest]} of "
+            f"{second.name}."
+            for digest in sorted(files.keys() & others.keys(), key=lambda digest: files[digest])
+            if Path(files[digest]).stem not in shared
+        ]
+    return problems
+
+
+def unlisted_files(reports: Sequence[SplitReport]) -> list[str]:
+    """Returns the label files that lie beside those of the splits but belong to none of them."""
+    listed = {
+        Path(record["sem_seg_file_name"])
+        for report in reports
+        for record in DatasetCatalog.get(report.name)
+    }
+    present = {path for folder in {path.parent for path in listed} for path in folder.glob("*.*")}
+    return sorted(str(path) for path in present - listed)
+
+
+def _check_count(report: SplitReport, published: int | None) -> None:
+    if published is None:
+        report.notes.append("no published count: checked against its own list")
+    elif report.num_pairs < published:
+        report.notes.append(
+            f"{report.num_pairs} of the {published} published pairs: a subset, checked against its "
+            "own list. Its scores do not stand beside published ones"
+        )
+    elif report.num_pairs > published:
+        report.problems.append(
+            f"{report.name}: {report.num_pairs} pairs are listed but {published} are published."
+        )
+
+
+def _check_pair(report: SplitReport, record: dict[str, Any], metadata: Any) -> None:
+    """Reads one pair; its statistics are taken only when all three files are sound."""
+    missing = [key for key in FILE_KEYS if not Path(record[key]).is_file()]
+    report.problems += [f"{FILE_KEYS[key]} {record[key]} does not exist." for key in missing]
+    if missing:
+        return
+    visible_path, auxiliary_path, label_path = (record[key] for key in FILE_KEYS)
+    errors = []
+    try:
+        visible, auxiliary = read_pair(
+            visible_path, auxiliary_path, fmt="RGB", contract=auxiliary_contract(metadata)
+        )
+    except ValueError as error:
+        errors.append(str(error))
+    try:
+        label = read_label(label_path, **label_facts(metadata))
+        if not errors:
+            check_same_size(visible, visible_path, label, label_path)
+    except ValueError as error:
+        errors.append(str(error))
+    report.problems += errors
+    if errors:
+        return
+    _check_values(report, visible, auxiliary, record)
+    _check_repeats(report, visible, visible_path, "visible image")
+    _check_repeats(report, auxiliary, auxiliary_path, "auxiliary image")
+    report.num_sound += 1
+    report.sizes[visible.shape[:2]] += 1
+    report.visible.add(visible)
+    report.auxiliary.add(auxiliary)
+    counts = np.bincount(label.ravel(), minlength=256)
+    report.ignored_pixels += int(counts[metadata.ignore_label])
+    report.class_pixels += counts[: len(report.classes)]
+    report.class_images += counts[: len(report.classes)] > 0
+    if not counts[: len(report.classes)].any():
+        report.notes.append(f"label image {label_path} holds no class, only ignored pixels")
+
+
+def _check_values(
+    report: SplitReport, visible: Array, auxiliary: Array, record: dict[str, Any]
+) -> None:
+    """Notices images that are readable but cannot be what they are called."""
+    for image, key in ((visible, "file_name"), (auxiliary, "auxiliary_file_name")):
+        if image.min() == image.max():
+            report.problems.append(
+                f"{FILE_KEYS[key]} {record[key]} holds the single value {image.flat[0]:g}."
+            )
+    # Luminance, first on a few pixels: nearly all images differ there.
+    is_grey = all(
+        np.abs(visible[::step, ::step] @ LUMINANCE - auxiliary[::step, ::step, 0]).max() <= 1
+        for step in (16, 1)
+    )
+    if is_grey:
+        report.problems.append(
+            f"auxiliary image {record['auxiliary_file_name']} is the visible image in grey."
+        )
+
+
+def _check_repeats(report: SplitReport, image: Array, path: str, role: str) -> None:
+    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
+    first = report.digests[role].setdefault(digest, path)
+    if first != path:
+        report.problems.append(f"{role} {path} has the content of {first}.")

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Checks every file of a dataset and draws a contact sheet; exit status 1 on any problem."""
+
+import argparse
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+from tqdm import tqdm
+
+from smmcl.cli import run
+from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
+from smmcl.data.check import SplitReport, check_between, check_split, unlisted_files
+from smmcl.data.datasets.build import builtin_splits, ensure_registered, register_split
+from smmcl.data.datasets.description import Description, read_description
+from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.visualizer import brighten, colour_auxiliary, overlay, panel
+
+NUM_PROBLEMS = 20  # printed of each split; the rest is counted
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", metavar="NAME|PATH", help="a set (mfnet), one split of it "
+                        "(mfnet_train), a registered dataset, or a dataset file")  # fmt: skip
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="contact sheet to write")
+    parser.add_argument("--sheet-pairs", type=int, default=6, help="pairs of each split on it")
+    parser.add_argument("--all-problems", action="store_true", help="prints every one")
+    return parser.parse_args()
+
+
+def register(name: str) -> list[str]:
+    """Registers what is to be checked: of a whole set, the splits that share no list."""
+    paths = {path.stem: path for path, _ in builtin_splits().values()}
+    path = Path(name)
+    if name in paths:
+        base = os.environ.get("DETECTRON2_DATASETS", "datasets")
+        return register_splits(name, read_description(paths[name]), base=base)
+    if path.suffix in (".yaml", ".yml"):
+        return register_splits(f"{name}:", read_description(path), base=path.parent)
+    ensure_registered([name])
+    return [name]
+
+
+def register_splits(prefix: str, description: Description, *, base: str | Path) -> list[str]:
+    """Registers the splits of a file whose lists are here, and names those that are not."""
+    names, used, errors = [], set(), []
+    for split, facts in description.splits.items():
+        if facts.only is not None or used & set(facts.lists):
+            continue  # a part or a union of other splits
+        name = f"{prefix}{split}" if prefix.endswith(":") else f"{prefix}_{split}"
+        try:
+            register_split(name, description, split, base=base)
+        except FileNotFoundError as error:
+            errors.append(error)
+            print(f"split {split} is not checked: {error}")
+            continue
+        names.append(name)
+        used |= {entry for entry in facts.lists if "{split}" not in entry}
+    if not names:
+        raise errors[0]
+    return names
+
+
+def describe(report: SplitReport, *, limit: int | None) -> str:
+    """What a person wants to know of a split: counts, sizes, statistics, classes, problems."""
+    mean, std = report.visible.mean_and_std()
+    auxiliary_mean, auxiliary_std = report.auxiliary.mean_and_std()
+    facts = {
+        "pairs": f"{report.num_pairs}, of which {report.num_sound} sound",
+        "sizes": ", ".join(f"{h}x{w}: {n}" for (h, w), n in report.sizes.most_common(8)),
+        "tags": ", ".join(f"{tag} {count}" for tag, count in report.tags.items()) or "none",
+        "visible": f"mean {mean}, std {std} (RGB, 0..255)",
+        "auxiliary": f"mean {auxiliary_mean}, std {auxiliary_std} (after its contract, 0..255)",
+    }
+    pixels = max(1, report.class_pixels.sum() + report.ignored_pixels)
+    rows = [
+        [name, count, 100 * count / pixels, images]
+        for name, count, images in zip(
+            report.classes, report.class_pixels, report.class_images, strict=True
+        )
+    ]
+    rows.append(["(ignored)", report.ignored_pixels, 100 * report.ignored_pixels / pixels, None])
+    lines = [f"\n{report.name}", *(f"  {name}: {value}" for name, value in facts.items())]
+    lines.append(tabulate(rows, ["class", "pixels", "%", "images"], floatfmt=".3f"))
+    lines += [f"  note: {note}" for note in report.notes]
+    lines += [f"  PROBLEM: {problem}" for problem in report.problems[:limit]]
+    if limit is not None and len(report.problems) > limit:
+        lines.append(f"  ... and {len(report.problems) - limit} more (--all-problems shows them)")
+    return "\n".join(lines)
+
+
+def draw_sheet(names: Sequence[str], *, num_pairs: int, width: int = 320) -> Image.Image:
+    """Draws sound pairs from all over each split: visible, brightened, auxiliary, label."""
+    rows = []
+    for name in names:
+        records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+        contract = auxiliary_contract(metadata)
+        for record in records[:: max(1, len(records) // num_pairs)][:num_pairs]:
+            paths = record["file_name"], record["auxiliary_file_name"]
+            try:
+                visible, auxiliary = read_pair(*paths, fmt="RGB", contract=contract)
+                label = read_label(record["sem_seg_file_name"], **label_facts(metadata))
+            except (ValueError, FileNotFoundError):
+                continue  # it stands among the problems
+            bright = brighten(visible)
+            images = {
+                "visible": visible,
+                "visible, brightened": bright,
+                contract.kind: colour_auxiliary(auxiliary, kind=contract.kind),
+                "label": overlay(bright, label, metadata=metadata),
+            }
+            size = (width, round(width * visible.shape[0] / visible.shape[1]))
+            images = {
+                title: cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                for title, image in images.items()
+            }
+            rows.append(panel(images, heading=f"{name}  {record['image_id']}"))
+    return Image.fromarray(np.concatenate(rows))
+
+
+def main() -> None:
+    args = parse_arguments()
+    setup_logger(name="smmcl")
+    names = register(args.name)
+    limit = None if args.all_problems else NUM_PROBLEMS
+    progress = functools.partial(tqdm, unit="pair", disable=None)
+    reports = [check_split(name, progress=progress) for name in names]
+    for report in reports:
+        print(describe(report, limit=limit))
+    shared = [
+        problem
+        for first, second in itertools.combinations(reports, 2)
+        for problem in check_between(first, second)
+    ]
+    for problem in shared[:limit]:
+        print(f"PROBLEM: {problem}")
+    if unlisted := unlisted_files(reports):
+        print(f"note: {len(unlisted)} label files belong to no split here, such as {unlisted[0]}")
+    if args.sheet:
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_sheet(names, num_pairs=args.sheet_pairs).save(args.sheet)
+        print(f"contact sheet: {args.sheet}")
+    num_problems = len(shared) + sum(len(report.problems) for report in reports)
+    print(f"{args.name}: {num_problems} problems in {sum(r.num_pairs for r in reports)} pairs")
+    raise SystemExit(1 if num_problems else 0)
+
+
+if __name__ == "__main__":
+    run(main)
