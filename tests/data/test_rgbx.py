@@ -235,3 +235,22 @@ def test_auxiliary_of_another_unit_is_refused_at_once(own):
     own.write_text(OWN.replace("unit: mm, high: 5000", "unit: 8-bit"))
     with pytest.raises(ValueError, match="stores 16-bit values"):
         ensure_registered([f"{own}:train"])
+
+
+def test_worked_example_of_the_readme(own, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "datasets/README.md").read_text()
+    root = tmp_path / "kitchen"
+    root.mkdir()
+    (root / "dataset.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    description = read_description(root / "dataset.yaml")
+    for name in ("0001", "0002"):
+        write_pair(root, description.layouts[0], name, kind=np.uint16)
+    (root / "train.txt").write_text("0001\n")
+    (root / "val.txt").write_text("0002\n")
+    (root / "evening.txt").write_text("0002\n")
+    monkeypatch.chdir(tmp_path)
+    assert "'kitchen/dataset.yaml:train'" in text
+    ensure_registered(["kitchen/dataset.yaml:train", "kitchen/dataset.yaml:val"])
+    (record,) = DatasetCatalog.get("kitchen/dataset.yaml:val")
+    assert (record["image_id"], record["tags"]) == ("0002", ["evening"])
+    assert MetadataCatalog.get("kitchen/dataset.yaml:val").auxiliary["high"] == 6000
