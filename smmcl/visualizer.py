@@ -1,0 +1,262 @@
+"""Pictures of pairs: what the cameras saw, what the model says, and which colour means what.
+
+Shape shorthand in this module:
+    H, W: height and width of a picture     A: channels of the auxiliary image
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from smmcl.d2 import ColorMode, Visualizer
+
+# Perceptual colour maps: equal steps of the sensor look equal. Near is bright, and so is warm.
+COLOUR_MAPS = {"thermal": "inferno", "depth": "viridis_r"}
+OTHER_COLOUR_MAP = "cividis"
+NO_MEASUREMENT = (38, 38, 42)
+BACKGROUND, INK, FAINT = (252, 252, 250), (34, 38, 46), (110, 116, 128)
+MARGIN, GAP = 28, 14
+MIN_WIDTH = 320  # pixels: narrower pictures are enlarged by a whole number
+BORDER = 4  # pixels: outlines that follow the edge of a picture are drawn outside of it
+
+
+def pictures(inputs: Mapping[str, Any], *, fmt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Takes the pair as a person sees it out of the model's input.
+
+    Args:
+        inputs: "image" (3, H, W) and "auxiliary" (A, H, W) tensors, values 0..255.
+        fmt: order of the image's channels, "RGB" or "BGR".
+
+    Returns:
+        visible (H, W, 3) uint8 RGB, auxiliary (H, W, A).
+    """
+    visible, auxiliary = (inputs[key].permute(1, 2, 0).numpy() for key in ("image", "auxiliary"))
+    return np.ascontiguousarray(visible if fmt == "RGB" else visible[:, :, ::-1]), auxiliary
+
+
+def brighten(visible: np.ndarray) -> np.ndarray:
+    """Lifts the dark parts of an image so that a person sees what is there; hues stay.
+
+    A gamma brings the median brightness to 0.35; lit images stay as they are. Lamps and glare,
+    which would keep a linear stretch from doing anything, hardly move the median.
+
+    Args:
+        visible: (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    brightness = visible.max(axis=2).astype(np.float32) / 255  # (H, W)
+    brightness = brightness.clip(1 / 255)
+    gamma = float(np.clip(math.log(0.35) / math.log(min(np.median(brightness), 0.99)), 0.3, 1))
+    gain = brightness ** (gamma - 1)  # (H, W)
+    return (visible * gain[:, :, None]).clip(0, 255).astype(np.uint8)
+
+
+def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
+    """Colours an auxiliary image, its contrast stretched between the 1st and 99th percentile.
+
+    Three channels that differ (HHA) are shown as they are. In depth, 0 is no measurement: grey.
+
+    Args:
+        auxiliary: (H, W) or (H, W, A), values 0..255.
+        kind: of the auxiliary contract, "thermal", "depth" or another word.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    if auxiliary.ndim == 3 and (auxiliary != auxiliary[:, :, :1]).any():
+        return auxiliary.clip(0, 255).astype(np.uint8)
+    values = auxiliary.reshape(*auxiliary.shape[:2], -1)[:, :, 0].astype(np.float32)  # (H, W)
+    is_measured = values > 0 if kind == "depth" else np.ones_like(values, dtype=bool)
+    if not is_measured.any():
+        return np.full((*values.shape, 3), NO_MEASUREMENT, dtype=np.uint8)
+    low, high = np.percentile(values[is_measured], (1, 99))
+    stretched = ((values - low) / max(high - low, 1.0)).clip(0, 1)
+    colours = matplotlib.colormaps[COLOUR_MAPS.get(kind, OTHER_COLOUR_MAP)](stretched)  # (H, W, 4)
+    colours = np.rint(255 * colours[:, :, :3]).astype(np.uint8)  # (H, W, 3)
+    colours[~is_measured] = NO_MEASUREMENT
+    return colours
+
+
+def overlay(
+    visible: np.ndarray, labels: np.ndarray, *, metadata: Any, alpha: float = 0.6
+) -> np.ndarray:
+    """Paints labels over an image with the engine's Visualizer; ignored pixels stay unpainted.
+
+    Args:
+        visible: (H, W, 3) uint8 RGB.
+        labels: (H, W) class indices.
+        metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
+        alpha: opacity of the paint.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    ground = np.pad(visible, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
+    drawing = Visualizer(ground, metadata, instance_mode=ColorMode.SEGMENTATION)
+    drawing = drawing.draw_sem_seg(
+        np.pad(labels, BORDER, mode="edge"), alpha=alpha, draw_text=False
+    )
+    return drawing.get_image()[BORDER:-BORDER, BORDER:-BORDER]
+
+
+def enlarge(image: np.ndarray) -> np.ndarray:
+    """Repeats the pixels of an image that is narrower than MIN_WIDTH.
+
+    Args:
+        image: (H, W) or (H, W, 3).
+
+    Returns:
+        (k * H, k * W) or (k * H, k * W, 3) for a whole number k.
+    """
+    factor = math.ceil(MIN_WIDTH / image.shape[1])
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def class_shares(labels: np.ndarray, *, metadata: Any) -> dict[str, float]:
+    """Share of each class among the pixels of (H, W) labels that have one, by its name."""
+    names = metadata.stuff_classes
+    counts = np.bincount(labels[labels < len(names)], minlength=len(names))
+    return dict(zip(names, (counts / max(counts.sum(), 1)).tolist(), strict=True))
+
+
+def legend(
+    labels: np.ndarray,
+    *,
+    metadata: Any,
+    width: int,
+    truth: np.ndarray | None = None,
+    text_size: int = 18,
+) -> np.ndarray:
+    """Names the classes that occur, most frequent first, with their colours and shares of pixels.
+
+    Args:
+        labels: (H, W) class indices; others, such as the ignore value, are not counted.
+        metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
+        width: of the result.
+        truth: (H, W) labels whose classes and shares are named as well.
+        text_size: in pixels.
+
+    Returns:
+        (height as needed, width, 3) uint8.
+    """
+    shares = [class_shares(part, metadata=metadata) for part in (labels, truth) if part is not None]
+    entries = [
+        (tuple(colour), name, " / ".join(f"{100 * share[name]:.1f}%" for share in shares))
+        for name, colour in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
+        if any(share[name] for share in shares)
+    ]
+    entries.sort(key=lambda entry: -shares[0][entry[1]])
+    note = "classes by their share of pixels" + ("" if truth is None else ", prediction / truth")
+    return _draw_entries(entries, note=note, width=width, text_size=text_size)
+
+
+def panel(
+    images: Mapping[str, np.ndarray],
+    *,
+    heading: str = "",
+    legend: np.ndarray | None = None,
+    text_size: int = 18,
+) -> np.ndarray:
+    """Lays pictures of one size side by side, each under its title, on a light ground.
+
+    Args:
+        images: (H, W, 3) uint8 by title.
+        heading: a line above all.
+        legend: (any height, at most the row's width, 3) picture to go below.
+        text_size: in pixels.
+
+    Returns:
+        (height as needed, width as needed, 3) uint8.
+    """
+    height, width = next(iter(images.values())).shape[:2]
+    top = MARGIN + (2 * text_size if heading else 0)
+    bottom = top + round(1.5 * text_size) + height
+    below = legend.shape[0] + GAP if legend is not None else 0
+    size = (row_width(len(images), width) + 2 * MARGIN, bottom + below + MARGIN)
+    canvas = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN, MARGIN), heading, INK, _font(text_size, bold=True), anchor="lt")
+    for place, (title, image) in enumerate(images.items()):
+        left = MARGIN + place * (width + GAP)
+        draw.text((left, top), title, FAINT, _font(text_size), anchor="lt")
+        canvas.paste(Image.fromarray(image), (left, bottom - height))
+    if legend is not None:
+        canvas.paste(Image.fromarray(legend), (MARGIN, bottom + GAP))
+    return np.asarray(canvas)
+
+
+def row_width(count: int, width: int) -> int:
+    """Width of `count` pictures in a panel, without its margins."""
+    return count * width + (count - 1) * GAP
+
+
+def draw_pair(
+    visible: np.ndarray,
+    auxiliary: np.ndarray,
+    *,
+    kind: str,
+    metadata: Any,
+    prediction: np.ndarray,
+    truth: np.ndarray | None = None,
+    heading: str = "",
+) -> np.ndarray:
+    """The panel of one pair: visible, brightened, auxiliary, prediction and, if known, the truth.
+
+    Args:
+        visible: (H, W, 3) uint8 RGB.
+        auxiliary: (H, W, A), values 0..255.
+        kind: of the auxiliary contract.
+        metadata: of the dataset.
+        prediction: (H, W) class indices.
+        truth: (H, W) labels.
+        heading: a line above all.
+
+    Returns:
+        (height as needed, width as needed, 3) uint8.
+    """
+    bright = enlarge(brighten(visible))
+    images = {
+        "visible": enlarge(visible),
+        "visible, brightened": bright,
+        kind: enlarge(colour_auxiliary(auxiliary, kind=kind)),
+        "prediction": overlay(bright, enlarge(prediction), metadata=metadata),
+    }
+    if truth is not None:
+        images["truth"] = overlay(bright, enlarge(truth), metadata=metadata)
+    width, text_size = row_width(len(images), bright.shape[1]), 10 + bright.shape[1] // 40
+    key = legend(prediction, metadata=metadata, width=width, truth=truth, text_size=text_size)
+    return panel(images, heading=heading, legend=key, text_size=text_size)
+
+
+def _draw_entries(
+    entries: Sequence[tuple[tuple, str, str]], *, note: str, width: int, text_size: int
+) -> np.ndarray:
+    """A note, and below it swatches, names and shares in as many columns as fit."""
+    font, row = _font(text_size), round(1.7 * text_size)
+    lengths = [font.getlength(f"{name}  {shares}") for _, name, shares in entries]
+    cell = round(max(lengths, default=width)) + 2 * row
+    columns = max(1, width // cell)
+    canvas = Image.new("RGB", (width, row * (1 + math.ceil(len(entries) / columns))), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((0, row / 2), note, FAINT, font, anchor="lm")
+    for index, (colour, name, shares) in enumerate(entries):
+        left, top = (index % columns) * cell, (1 + index // columns) * row
+        swatch = (left, top + row // 8, left + 3 * row // 4, top + row - row // 8)
+        draw.rounded_rectangle(swatch, radius=row // 8, fill=colour, outline=FAINT)
+        draw.text((left + row, top + row / 2), name, INK, font, anchor="lm")
+        after = left + row + font.getlength(f"{name}  ")
+        draw.text((after, top + row / 2), shares, FAINT, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The sans-serif that matplotlib ships, so that pictures look alike on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
