@@ -1,0 +1,63 @@
+"""What the tests of the tools share: a run of an untrained tiny model on small generated pairs."""
+
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+import types
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from smmcl.checkpoint import RunCheckpointer
+from smmcl.cli import run
+from smmcl.config import build_config
+from smmcl.d2 import build_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DATASET = "synthetic_night_val@64x96"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Generated pairs go to a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tmp_path_factory.mktemp("datasets")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The output folder of a run: config.yaml and model_final.pth."""
+    folder = tmp_path_factory.mktemp("run")
+    overrides = [
+        "OUTPUT_DIR", str(folder), "DATASETS.TRAIN", (DATASET,), "DATASETS.TEST", (DATASET,),
+        "INPUT.CROP_SIZE", [64, 64], "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0,
+    ]  # fmt: skip
+    cfg = build_config(str(ROOT / "configs/synthetic_night.yaml"), overrides)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    (folder / "config.yaml").write_text(cfg.dump())
+    RunCheckpointer(model, str(folder)).save("model_final")
+    return folder
+
+
+@pytest.fixture
+def call_tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """A function that runs `tools/<name>.py` with arguments in this process."""
+    logger = logging.getLogger("smmcl")
+    handlers = list(logger.handlers)
+
+    def call(name: str, *arguments: object) -> None:
+        path = ROOT / "tools" / f"{name}.py"
+        assert os.access(path, os.X_OK), f"{path} is not executable"
+        spec = importlib.util.spec_from_file_location(f"tools_{name}", path)
+        tool: types.ModuleType = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        run(tool.main)
+
+    yield call
+    logger.handlers[:] = handlers

@@ -1,0 +1,112 @@
+"""The demo end to end at tiny size: what it writes, prints, refuses and skips."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smmcl.d2 import DatasetCatalog
+from smmcl.data.datasets.build import ensure_registered
+
+DATASET = "synthetic_night_val@64x96"
+
+
+def demo(call_tool, run_folder: pathlib.Path, output: pathlib.Path, *arguments: object) -> None:
+    weights = ("MODEL.WEIGHTS", run_folder / "model_final.pth")
+    config = ("--config-file", run_folder / "config.yaml", "--output", output)
+    call_tool("demo", *config, *arguments, *weights)
+
+
+def records() -> list[dict]:
+    ensure_registered([DATASET])
+    return DatasetCatalog.get(DATASET)
+
+
+def written(folder: pathlib.Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_dataset_with_its_truth(call_tool, run_folder, tmp_path, capsys) -> None:
+    demo(call_tool, run_folder, tmp_path / "with", "--dataset", DATASET, "--limit", 2)
+    names = {f"0000{i}_{part}.png" for i in (0, 1) for part in ("overlay", "panel")}
+    assert written(tmp_path / "with") == names
+    out = capsys.readouterr().out
+    assert f"2 pairs drawn into {tmp_path / 'with'}" in out
+    assert "pairs/s" in out
+
+    record = records()[0]
+    places = ("--visible", record["file_name"], "--auxiliary", record["auxiliary_file_name"])
+    demo(call_tool, run_folder, tmp_path / "without", *places)
+    with_truth = Image.open(tmp_path / "with/00000_panel.png")
+    without = Image.open(tmp_path / "without/00000_panel.png")
+    assert with_truth.width > without.width
+    a, b = (Image.open(tmp_path / way / "00000_overlay.png") for way in ("with", "without"))
+    assert np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_folders_patterns_and_json(call_tool, run_folder, tmp_path, capsys) -> None:
+    folder = pathlib.Path(records()[0]["file_name"]).parents[1]
+    places = ("--visible", folder / "visible", "--auxiliary", f"{folder}/auxiliary/*.png")
+    demo(call_tool, run_folder, tmp_path, *places, "--limit", 2, "--json", "--probabilities")
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["name"] for entry in entries] == ["00000", "00001"]
+    for entry in entries:
+        assert sum(entry["shares"].values()) == pytest.approx(1)
+        assert 1 / 9 <= entry["confidence"] <= 1
+        probabilities = np.load(entry["probabilities"])["probabilities"]
+        assert probabilities.shape == (9, 64, 96)
+        assert pathlib.Path(entry["panel"]).is_file()
+
+
+def test_confidence_leaves_pixels_unpainted(call_tool, run_folder, tmp_path, capsys) -> None:
+    places = ("--dataset", DATASET, "--limit", 1, "--json")
+    demo(call_tool, run_folder, tmp_path, *places, "--confidence", 1.1)
+    assert set(json.loads(capsys.readouterr().out)["shares"].values()) == {0.0}
+    visible = np.asarray(Image.open(records()[0]["file_name"]))
+    painted = np.asarray(Image.open(tmp_path / "00000_overlay.png"))
+    assert np.array_equal(painted[::4, ::4], visible)
+
+
+def test_four_channel_files(call_tool, run_folder, tmp_path) -> None:
+    four = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
+    Image.fromarray(four).save(tmp_path / "four.png")
+    demo(call_tool, run_folder, tmp_path / "out", "--input", tmp_path / "four.png")
+    assert written(tmp_path / "out") == {"four_overlay.png", "four_panel.png"}
+
+
+def test_a_damaged_pair_is_skipped_only_on_demand(call_tool, run_folder, tmp_path, capsys) -> None:
+    four = np.random.default_rng(0).integers(0, 256, (40, 48, 4)).astype(np.uint8)
+    for name in ("a", "c"):
+        Image.fromarray(four).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:200])
+    with pytest.raises(SystemExit) as leaving:
+        demo(call_tool, run_folder, tmp_path / "out", "--input", tmp_path)
+    assert leaving.value.code == 2
+    assert "b.png cannot be read" in capsys.readouterr().err
+    assert written(tmp_path / "out") == {"a_overlay.png", "a_panel.png"}
+
+    demo(call_tool, run_folder, tmp_path / "out", "--input", tmp_path, "--keep-going")
+    done = capsys.readouterr()
+    assert "2 pairs drawn" in done.out
+    assert "1 skipped" in done.out
+    assert "b.png cannot be read" in done.err
+    assert "c_panel.png" in written(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--visible", "nowhere.png"), "nowhere.png is no image file"),
+        (("--dataset", "nowhere"), "dataset 'nowhere' is not known"),
+        (("--dataset", "synthetic_indoor_val"), "differ in stuff_classes"),
+    ],
+)
+def test_wrong_requests_end_in_a_sentence(
+    call_tool, run_folder, tmp_path, capsys, arguments, words
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        demo(call_tool, run_folder, tmp_path / "out", *arguments)
+    assert leaving.value.code == 2
+    assert words in capsys.readouterr().err
