@@ -1,5 +1,10 @@
 """Every config key of this project, each with its unit, its choices and its source."""
 
+import contextlib
+import difflib
+import pathlib
+from collections.abc import Iterator
+
 from smmcl.d2 import CfgNode, get_cfg
 
 
@@ -22,10 +27,39 @@ def build_config(config_file: str = "", overrides: list[str] | None = None) -> C
     cfg = get_cfg()
     add_smmcl_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(overrides or [])
+        if not pathlib.Path(config_file).is_file():
+            raise FileNotFoundError(
+                f"config file {config_file} does not exist. The shipped ones are in configs/."
+            )
+        with _naming_the_key(cfg, config_file):
+            cfg.merge_from_file(config_file)
+    with _naming_the_key(cfg, "the command line"):
+        cfg.merge_from_list(overrides or [])
     cfg.freeze()
     return cfg
+
+
+@contextlib.contextmanager
+def _naming_the_key(cfg: CfgNode, source: str) -> Iterator[None]:
+    """Answers a key or value that does not fit with one sentence, and the key that is nearest."""
+    known = list(_leaves(cfg))
+    try:
+        yield
+    except (KeyError, AssertionError) as error:
+        key = str(error).strip("'\"").rpartition(": ")[2]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else "smmcl/config.py lists the keys."
+        raise ValueError(f"{source} sets {key}, which is no config key. {hint}") from error
+    except ValueError as error:
+        raise ValueError(f"{source} sets a value of another type: {error}") from error
+
+
+def _leaves(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -53,6 +87,9 @@ def _add_input(cfg: CfgNode) -> None:
 def _add_model(cfg: CfgNode) -> None:
     _C = cfg
     _C.MODEL.META_ARCHITECTURE = "MultiModalSegmentor"
+    # Prefixes of parameters that MODEL.WEIGHTS may leave unfilled, for instance the classifier
+    # when the classes change; any other unfilled parameter is an error.
+    _C.MODEL.UNFILLED_WEIGHTS = []
     # Mean and standard deviation of the visible image on the scale 0..255 (ImageNet, RGB order).
     _C.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
@@ -62,15 +99,13 @@ def _add_model(cfg: CfgNode) -> None:
     _C.MODEL.AUXILIARY.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.AUXILIARY.PIXEL_STD = [58.395, 57.12, 57.375]
 
-    _C.MODEL.BACKBONE.NAME = "PairBackbone"
+    _C.MODEL.BACKBONE.NAME = "build_pair_backbone"
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
         # Network of the stream (smmcl/modeling/backbone/streams.py lists them); "" leaves the
         # stream out, and with it the exchange.
         node.NAME = "mscan_b"
-        # Published weights of this network alone: path or URL; "" starts from random values.
-        node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.
         node.DROP_PATH_RATE = 0.2
 
@@ -98,8 +133,44 @@ def _add_model(cfg: CfgNode) -> None:
 def _add_contrast(cfg: CfgNode) -> None:
     _C = cfg
     _C.MODEL.CONTRAST = CfgNode()
-    # Contrastive branch, in training only: "SMMCL", or "" for the baseline.
+    # Contrastive branch, in training only: "SMMCL", "" for the baseline, or a rival:
+    # "UnsupervisedContrast" (Meyer et al., IROS 2020), which takes the keys of the cross-modal
+    # term, or "RegionContrast" (Hu et al., ICCV 2021), which takes those of the visible term.
     _C.MODEL.CONTRAST.NAME = "SMMCL"
+
+    _C.MODEL.SMMCL = CfgNode()
+    # The visible and the auxiliary feature that are contrasted. The paper's are at stride 32; small
+    # crops have too few cells there, then take res4 at stride 16.
+    _C.MODEL.SMMCL.IN_FEATURES = ["res5_visible", "res5_auxiliary"]
+    # Channels of the embeddings and of the projectors' hidden layers.
+    _C.MODEL.SMMCL.EMBED_DIM = 256
+    _C.MODEL.SMMCL.HIDDEN_DIM = 512
+    # Contrast the views of all processes with each other, or each process's own.
+    _C.MODEL.SMMCL.GATHER = False
+    # Cross-modal term (Eqs. 3-4): its weight in the sum, 0 leaves it out, and its temperature t.
+    _C.MODEL.SMMCL.CROSS_MODAL = CfgNode()
+    _C.MODEL.SMMCL.CROSS_MODAL.WEIGHT = 0.2
+    _C.MODEL.SMMCL.CROSS_MODAL.TEMPERATURE = 0.1
+    # Auxiliary anchors with visible keys as well, and the mean of the two directions.
+    _C.MODEL.SMMCL.CROSS_MODAL.SYMMETRIC = False
+    # Keys of an anchor's class that are its positives: "all", "other_place" (Eq. 4 to the letter)
+    # or "other_index" (the authors' code).
+    _C.MODEL.SMMCL.CROSS_MODAL.POSITIVES = "all"
+    # Intra-modal terms (Eqs. 5-6), one weight each, one temperature.
+    _C.MODEL.SMMCL.INTRA_MODAL = CfgNode()
+    _C.MODEL.SMMCL.INTRA_MODAL.VISIBLE_WEIGHT = 0.2
+    _C.MODEL.SMMCL.INTRA_MODAL.AUXILIARY_WEIGHT = 0.2
+    _C.MODEL.SMMCL.INTRA_MODAL.TEMPERATURE = 0.1
+    _C.MODEL.SMMCL.SAMPLER = CfgNode()
+    # Cells that a class needs in an image to be an anchor set; most views of a set; most in all.
+    _C.MODEL.SMMCL.SAMPLER.MIN_VIEWS = 5
+    _C.MODEL.SMMCL.SAMPLER.MAX_VIEWS = 300
+    _C.MODEL.SMMCL.SAMPLER.MAX_FEATURES = 4800
+    # Draw the same places in the two images, or each their own (the authors' code).
+    _C.MODEL.SMMCL.SAMPLER.SHARED_POSITIONS = False
+    # Class regions of earlier batches that RegionContrast remembers, per class.
+    _C.MODEL.REGION_CONTRAST = CfgNode()
+    _C.MODEL.REGION_CONTRAST.MEMORY_SIZE = 100
 
 
 def _add_solver(cfg: CfgNode) -> None:

@@ -1,0 +1,139 @@
+"""Checkpoints that are written whole, checked when read, and never load in part unnoticed."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+import smmcl
+from smmcl.d2 import ENGINE, ENGINE_VERSION, DetectionCheckpointer
+
+logger = logging.getLogger(__name__)
+
+
+class RunCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic writing, checked reading and complete loading.
+
+    A write goes to a temporary file that is flushed to the disk and renamed, so that a run stopped
+    at any moment leaves the checkpoint before it. A damaged last checkpoint is passed over for the
+    newest sound one. A parameter of the model that a file leaves unfilled is an error.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        unfilled: list[str] | tuple[str, ...] = (),
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: bare or wrapped for several processes.
+            save_dir: folder to write to and to resume from.
+            unfilled: prefixes of parameters that a loaded file need not have.
+            checkpointables: further objects with `state_dict` and `load_state_dict`.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self.unfilled = tuple(unfilled)
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Writes `<name>.pth` and makes it the last checkpoint; on the main process only."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {
+            "model": self.model.state_dict(),
+            **{key: value.state_dict() for key, value in self.checkpointables.items()},
+            **extra,
+            "engine": f"{ENGINE} {ENGINE_VERSION}",
+            "smmcl_version": smmcl.__version__,
+        }
+        path = pathlib.Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", path)
+        with _atomic(path) as file:
+            torch.save(data, file)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with _atomic(pathlib.Path(self.save_dir) / "last_checkpoint") as file:
+            file.write(last_filename_basename.encode())
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint, or of the newest sound one if it is damaged; "" for none."""
+        tagged = super().get_checkpoint_file()
+        if not tagged:
+            return ""
+        candidates = sorted(
+            pathlib.Path(self.save_dir).glob("model_*.pth"),
+            key=lambda path: path.stat().st_mtime_ns,
+            reverse=True,
+        )
+        for path in dict.fromkeys([pathlib.Path(tagged), *candidates]):
+            if is_sound(path):
+                return str(path)
+            logger.warning("Checkpoint %s is missing or damaged; trying the one before it", path)
+        raise ValueError(
+            f"None of the checkpoints in {self.save_dir} can be read. Remove its last_checkpoint "
+            "file to start anew, or set OUTPUT_DIR to another folder."
+        )
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint of this project; an empty path leaves the model as it is."""
+        if path and "://" not in path and not pathlib.Path(path).is_file():
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist. Set MODEL.WEIGHTS to a .pth file, "
+                "or train first."
+            )
+        return super().load(path, *args, **kwargs)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        missing = [
+            name for name in incompatible.missing_keys if not name.startswith(self.unfilled or "\0")
+        ]
+        if missing:
+            shapes = "".join(
+                f" {name} is {tuple(got)} in the file but {tuple(wanted)} in the model."
+                for name, got, wanted in incompatible.incorrect_shapes[:3]
+            )
+            raise ValueError(
+                f"The checkpoint leaves {len(missing)} of the model's parameters unfilled, "
+                f"among them {', '.join(missing[:3])}.{shapes} Use the config that it was trained "
+                "with, or name what may stay unfilled in MODEL.UNFILLED_WEIGHTS."
+            )
+        return incompatible
+
+
+def is_sound(path: pathlib.Path) -> bool:
+    """Whether a file that torch wrote is there and every part of it has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+@contextlib.contextmanager
+def _atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes its name only once all of it is on the disk."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+    ) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            pathlib.Path(file.name).replace(path)
+        except BaseException:
+            pathlib.Path(file.name).unlink(missing_ok=True)
+            raise

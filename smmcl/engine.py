@@ -1,0 +1,242 @@
+"""Training and evaluation: the default trainer of Detectron2, fitted with this project's parts."""
+
+import argparse
+import logging
+import signal
+import threading
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+
+from smmcl.checkpoint import RunCheckpointer
+from smmcl.config import build_config
+from smmcl.d2 import (
+    ENGINE,
+    ENGINE_VERSION,
+    CfgNode,
+    DatasetEvaluator,
+    DefaultTrainer,
+    HookBase,
+    MetadataCatalog,
+    SimpleTrainer,
+    build_model,
+    comm,
+    create_ddp_model,
+    default_setup,
+    setup_logger,
+)
+from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.loader import build_test_loader, build_train_loader
+from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+from smmcl.solver import build_lr_scheduler, build_optimizer
+
+# Importing a module registers what it defines.
+import smmcl.modeling.meta_arch  # noqa: F401  isort: skip
+import smmcl.modeling.backbone.pair  # noqa: F401  isort: skip
+import smmcl.modeling.head.ham_head  # noqa: F401  isort: skip
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config, datasets, folders, loggers and seeds of a run, from its command line."""
+    cfg = build_config(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
+    logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
+    cfg = with_device(cfg)
+    check_datasets(cfg)
+    default_setup(cfg, args)
+    return cfg
+
+
+def check_datasets(cfg: CfgNode) -> None:
+    """Registers the datasets of a run and holds the head's classes against theirs."""
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    ensure_registered(names)
+    for name in names:
+        count = len(MetadataCatalog.get(name).stuff_classes)
+        if count != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} but "
+                f"dataset {name} has {count} classes. Set it to {count}."
+            )
+
+
+def with_device(cfg: CfgNode) -> CfgNode:
+    """The config, with the CPU as its device if it asks for a GPU where there is none."""
+    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
+        return cfg
+    logger.info("MODEL.DEVICE is %s but there is no GPU here: running on the CPU", cfg.MODEL.DEVICE)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+class Trainer(DefaultTrainer):
+    """`DefaultTrainer` for pairs: AdamW, our loaders and evaluator, restarts at the same place.
+
+    `__init__` takes the place of DefaultTrainer's, in the same order, because that one always
+    gives DDP a GPU.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super(DefaultTrainer, self).__init__()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        model = parallelise(model)
+        self._trainer = SimpleTrainer(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = RunCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[HookBase]:
+        return [ReseedEveryStep(self.cfg.SEED), StopOnSignal(), *super().build_hooks()]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            position = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
+            self._trainer.reset_data_loader(
+                lambda: self.build_train_loader(self.cfg, start_position=position)
+            )
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """Trains to the end; returns the results of the last evaluation on the main process."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = build_model(cfg)
+        parts = {
+            name: sum(parameter.numel() for parameter in part.parameters()) / 1e6
+            for name, part in model.named_children()
+        }
+        logger.info(
+            "Model: %.2f M parameters (%s)",
+            sum(parts.values()),
+            ", ".join(f"{name} {count:.2f} M" for name, count in parts.items()),
+        )
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_position: int = 0) -> Any:
+        mapper = MultiModalDatasetMapper(cfg, is_train=True)
+        return build_train_loader(cfg, mapper=mapper, start_position=start_position)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=dataset_name)
+        return build_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return PairSemSegEvaluator(cfg, dataset_name)
+
+
+class ReseedEveryStep(HookBase):
+    """Makes dropout, drop path and random bases a function of seed, iteration and process.
+
+    So a run that was stopped goes on as if it had not been, without any stored random state.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def before_step(self) -> None:
+        if self.seed >= 0:
+            place = (self.trainer.iter * comm.get_world_size() + comm.get_rank()) * 1_000_003
+            torch.manual_seed(self.seed + place)
+
+
+class StopOnSignal(HookBase):
+    """On SIGTERM or SIGINT finishes the step, saves, and leaves with 128 + the signal's number.
+
+    A second signal leaves at once.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.before: dict[int, Any] = {}
+
+    def before_train(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets only the main thread handle signals
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.before[number] = signal.signal(number, self._receive)
+
+    def after_step(self) -> None:
+        # Every process leaves after the same step, so that none waits for another.
+        if not any(comm.all_gather(self.received)):
+            return
+        iteration = self.trainer.iter
+        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        logger.warning("Stopped by a signal after iteration %d; --resume goes on", iteration)
+        raise SystemExit(128 + (self.received or signal.SIGTERM))
+
+    def after_train(self) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: Any) -> None:
+        if self.received:
+            signal.signal(number, self.before[number])
+            signal.raise_signal(number)
+        self.received = number
+
+
+def parallelise(model: nn.Module) -> nn.Module:
+    """Wraps the model for several processes, on the CPU as well as on GPUs."""
+    if next(model.parameters()).is_cuda:
+        return create_ddp_model(model, broadcast_buffers=False)
+    return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+
+
+def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:
+    """Evaluates MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR, on DATASETS.TEST."""
+    model = Trainer.build_model(cfg)
+    load_weights(cfg, model)
+    return Trainer.test(cfg, model)
+
+
+def load_weights(cfg: CfgNode, model: nn.Module) -> str:
+    """Fills the model from MODEL.WEIGHTS, else from OUTPUT_DIR's last checkpoint.
+
+    Returns the path; a model without either is refused, since random numbers are no result.
+    """
+    checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, unfilled=cfg.MODEL.UNFILLED_WEIGHTS)
+    path = cfg.MODEL.WEIGHTS
+    if not path:
+        path = checkpointer.get_checkpoint_file()
+        if not path:
+            raise ValueError(
+                f"MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint, so there is no "
+                "trained model. Set MODEL.WEIGHTS to a .pth file, or OUTPUT_DIR to a run's folder."
+            )
+        logger.info("MODEL.WEIGHTS is empty: using the last checkpoint %s", path)
+    checkpointer.load(path, checkpointables=[])
+    return path

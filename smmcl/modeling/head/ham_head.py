@@ -1,0 +1,84 @@
+"""The light Hamburger head of SegNeXt: global context on the fused features of three stages.
+
+Shape shorthand in this module:
+    N: images in the batch     C: channels     K: classes     h, w: of the finest feature read
+"""
+
+import torch
+from torch import Tensor, nn
+
+from smmcl.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
+from smmcl.modeling.head.base import SemSegHead, classifier, resize
+from smmcl.modeling.head.hamburger import Hamburger
+from smmcl.modeling.init import init_decoder
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class HamHead(SemSegHead):
+    """Squeezes the features to one map, factorises it, and classifies every pixel."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        in_channels: list[int],
+        ham_channels: int,
+        channels: int,
+        rank: int,
+        steps_train: int,
+        steps_test: int,
+        num_classes: int,
+        dropout: float,
+        ignore_value: int,
+        loss_weight: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            in_features, in_channels: names of the features read, from fine to coarse, and their C.
+            ham_channels: of the map that is factorised.
+            channels: before the classifier.
+            rank, steps_train, steps_test: see `Hamburger`.
+            num_classes: K.
+            dropout: probability of dropping a channel before the classifier.
+            ignore_value, loss_weight: see `SemSegHead`.
+        """
+        super().__init__(
+            in_features=in_features, ignore_value=ignore_value, loss_weight=loss_weight
+        )
+        self.squeeze = _conv_norm(sum(in_channels), ham_channels)
+        self.hamburger = Hamburger(
+            ham_channels, rank=rank, steps_train=steps_train, steps_test=steps_test
+        )
+        self.align = _conv_norm(ham_channels, channels)
+        init_decoder(self)
+        self.classifier = classifier(channels, num_classes, dropout)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        ham = cfg.MODEL.SEM_SEG_HEAD.HAM
+        return {
+            **cls.base_config(cfg, input_shape),
+            "ham_channels": ham.CHANNELS,
+            "rank": ham.RANK,
+            "steps_train": ham.STEPS_TRAIN,
+            "steps_test": ham.STEPS_TEST,
+        }
+
+    def layers(self, features: list[Tensor], *, bases: Tensor | None = None) -> Tensor:
+        """Maps features (N, C, ., .), finest first, to logits (N, K, h, w).
+
+        `bases` are the factorisation's start, for references; None as `Hamburger` chooses.
+        """
+        size = features[0].shape[-2:]
+        same = [features[0], *(resize(feature, size) for feature in features[1:])]
+        feature = self.squeeze(torch.cat(same, dim=1))  # (N, C, h, w)
+        feature = self.hamburger(feature, bases=bases)  # (N, C, h, w)
+        return self.classifier(self.align(feature))  # (N, K, h, w)
+
+
+def _conv_norm(in_channels: int, channels: int) -> nn.Sequential:
+    """A 1x1 convolution, group norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, bias=False), nn.GroupNorm(32, channels), nn.ReLU()
+    )

@@ -1,0 +1,84 @@
+"""Checkpoints: whole or not at all, the sound one found, nothing left unfilled unnoticed."""
+
+import os
+import pathlib
+
+import pytest
+import torch
+from torch import nn
+
+from smmcl.checkpoint import RunCheckpointer, is_sound
+
+
+def model(width: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))
+
+
+def test_round_trip_names_the_engine(tmp_path: pathlib.Path) -> None:
+    saved = model()
+    RunCheckpointer(saved, str(tmp_path)).save("model_0000009", iteration=9)
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
+    loaded = model()
+    nn.init.zeros_(loaded[0].weight)
+    checkpointer = RunCheckpointer(loaded, str(tmp_path))
+    rest = checkpointer.resume_or_load("", resume=True)
+    assert torch.equal(loaded[0].weight, saved[0].weight)
+    assert rest["iteration"] == 9
+    assert rest["engine"].split()[0] in ("detectron2", "builtin")
+
+
+def test_a_torn_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog) -> None:
+    checkpointer = RunCheckpointer(model(), str(tmp_path))
+    for iteration in (9, 19):
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    os.utime(tmp_path / "model_0000009.pth", ns=(1, 1))
+    last = tmp_path / "model_0000019.pth"
+    last.write_bytes(last.read_bytes()[:-200])
+    assert checkpointer.get_checkpoint_file().endswith("model_0000009.pth")
+    assert "model_0000019.pth is missing or damaged" in caplog.text
+
+
+def test_a_flipped_byte_is_seen(tmp_path: pathlib.Path) -> None:
+    RunCheckpointer(model(64), str(tmp_path)).save("model_0000009")
+    path = tmp_path / "model_0000009.pth"
+    assert is_sound(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(model(64)[0].weight.detach().numpy().tobytes()[:16])] ^= 1
+    path.write_bytes(content)
+    assert not is_sound(path)
+
+
+def test_no_sound_checkpoint_is_an_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(ValueError, match="None of the checkpoints"):
+        RunCheckpointer(model(), str(tmp_path)).get_checkpoint_file()
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch) -> None:
+    checkpointer = RunCheckpointer(model(), str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def fail(data: object, file: object) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_what_a_file_leaves_unfilled_is_an_error_unless_named(tmp_path: pathlib.Path) -> None:
+    RunCheckpointer(model(), str(tmp_path)).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    with pytest.raises(ValueError, match=r"(?s)leaves 3 .*0\.weight is \(3, 2\) in the file but"):
+        RunCheckpointer(model(4)).load(path)
+    RunCheckpointer(model(4), unfilled=["0.", "1.weight"]).load(path)
+
+
+def test_a_missing_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
+        RunCheckpointer(model()).load(str(tmp_path / "nothing.pth"))

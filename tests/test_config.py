@@ -1,0 +1,96 @@
+"""Config files resolve, every key has a reader, and a wrong key is answered by name."""
+
+import ast
+import pathlib
+
+import pytest
+
+from smmcl.config import add_smmcl_config, build_config
+from smmcl.d2 import CfgNode, get_cfg
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def leaves(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            found.update(leaves(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def keys_read(path: pathlib.Path) -> set[str]:
+    """Dotted config keys a file reads, following names that stand for a node of the config."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    aliases = {"cfg": "", "self.cfg": ""}
+
+    def dotted(node: ast.AST) -> str | None:
+        if ast.unparse(node) in aliases:
+            return aliases[ast.unparse(node)]
+        if isinstance(node, ast.Attribute) and (base := dotted(node.value)) is not None:
+            return f"{base}.{node.attr}".lstrip(".")
+        if isinstance(node, ast.Subscript) and (base := dotted(node.value)) is not None:
+            return f"{base}.*"
+        return None
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and (name := dotted(node.value)):
+            aliases[ast.unparse(node.targets[0])] = name
+    return {name for node in ast.walk(tree) if (name := dotted(node))}
+
+
+def test_every_key_of_ours_has_a_reader() -> None:
+    before = set(leaves(get_cfg()))
+    cfg = get_cfg()
+    add_smmcl_config(cfg)
+    read = set()
+    for path in (ROOT / "smmcl").rglob("*.py"):
+        if path.name != "config.py" and "d2" not in path.parts:
+            read |= keys_read(path)
+
+    def is_read(key: str) -> bool:
+        parts = key.split(".")
+        starred = [".".join([*parts[:i], "*", *parts[i + 1 :]]) for i in range(len(parts))]
+        return key in read or any(name in read for name in starred)
+
+    unread = [key for key in set(leaves(cfg)) - before if not is_read(key)]
+    assert not unread, f"nobody reads {sorted(unread)}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files_resolve(path: pathlib.Path) -> None:
+    cfg = build_config(str(path))
+    assert cfg.MODEL.META_ARCHITECTURE == "MultiModalSegmentor"
+    assert cfg.VERSION == 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_files_say_what_they_are(path: pathlib.Path) -> None:
+    assert path.read_text().startswith("# ")
+
+
+def test_dumped_config_reads_back(tmp_path: pathlib.Path) -> None:
+    cfg = build_config(str(ROOT / "configs/synthetic_night.yaml"))
+    dumped = tmp_path / "config.yaml"
+    dumped.write_text(cfg.dump())
+    assert build_config(str(dumped)) == cfg
+
+
+def test_unknown_key_is_answered_by_name() -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.FUSION\.SCAL.*MODEL\.FUSION\.SCALE"):
+        build_config("", ["MODEL.FUSION.SCAL", "1.0"])
+
+
+def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
+    config = tmp_path / "wrong.yaml"
+    config.write_text("MODEL:\n  FUSION:\n    SCAL: 1.0\n")
+    with pytest.raises(ValueError, match=r"wrong\.yaml.*MODEL\.FUSION\.SCAL"):
+        build_config(str(config))
+
+
+def test_missing_file_is_answered_by_name() -> None:
+    with pytest.raises(FileNotFoundError, match=r"configs/no\.yaml"):
+        build_config("configs/no.yaml")

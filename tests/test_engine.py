@@ -1,0 +1,104 @@
+"""The whole path on a CPU: train, stop, resume, evaluate."""
+
+import argparse
+import json
+import os
+import pathlib
+import signal
+
+import pytest
+import torch
+
+from smmcl.d2 import HookBase
+from smmcl.engine import Trainer, evaluate, load_weights, setup, with_device
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _datasets(tmp_path_factory) -> None:
+    """Generated pairs go to a folder of the tests' own."""
+    before = os.environ.get("DETECTRON2_DATASETS")
+    os.environ["DETECTRON2_DATASETS"] = str(tmp_path_factory.mktemp("datasets"))
+    yield
+    os.environ.pop("DETECTRON2_DATASETS")
+    if before is not None:
+        os.environ["DETECTRON2_DATASETS"] = before
+
+
+def config(output: pathlib.Path, *overrides: str):
+    opts = [
+        "OUTPUT_DIR", str(output), "DATASETS.TRAIN", "('synthetic_night_train@64x96',)",
+        "DATASETS.TEST", "('synthetic_night_val@64x96',)", "INPUT.CROP_SIZE", "[64, 96]",
+        "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "2",
+        "SOLVER.CHECKPOINT_PERIOD", "10", "DATALOADER.NUM_WORKERS", "0", *overrides,
+    ]  # fmt: skip
+    arguments = argparse.Namespace(
+        config_file=str(ROOT / "configs/synthetic_night.yaml"), opts=opts, eval_only=False
+    )
+    return setup(arguments)
+
+
+def weights(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model_final.pth", map_location="cpu")["model"]
+
+
+class StopAt(HookBase):
+    """Sends this process a signal after an iteration."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.iteration:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_train_stop_resume_evaluate(tmp_path: pathlib.Path) -> None:
+    trainer = Trainer(config(tmp_path / "whole"))
+    trainer.resume_or_load(resume=False)
+    results = trainer.train()
+    assert 0 < results["sem_seg"]["mIoU"] < 100
+
+    lines = (tmp_path / "whole/metrics.json").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    losses = [entry["total_loss"] for entry in metrics if "total_loss" in entry]
+    assert losses[-1] < losses[0] if len(losses) > 1 else losses
+    assert {"loss_sem_seg", "loss_contrast_cross"} <= set(metrics[-1]) | set(metrics[0])
+
+    # The same run, stopped by a signal in iteration 6, goes on to the same weights.
+    cfg = config(tmp_path / "halves")
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.register_hooks([StopAt(6)])
+    with pytest.raises(SystemExit) as stop:
+        trainer.train()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert (tmp_path / "halves/last_checkpoint").read_text() == "model_0000006.pth"
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 7
+    again = trainer.train()
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert all(torch.equal(whole[name], halves[name]) for name in whole)
+    assert again == results
+
+    # Evaluation by itself finds the last checkpoint and gives the training's numbers.
+    assert evaluate(cfg) == results
+
+
+def test_evaluation_without_a_trained_model_is_refused(tmp_path: pathlib.Path) -> None:
+    cfg = config(tmp_path)
+    with pytest.raises(ValueError, match="no trained model"):
+        load_weights(cfg, Trainer.build_model(cfg))
+
+
+def test_a_gpu_that_is_not_there_becomes_the_cpu(tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = with_device(config(tmp_path, "MODEL.DEVICE", "cuda"))
+    assert cfg.MODEL.DEVICE == "cpu"
+
+
+def test_an_unknown_dataset_is_answered_by_name(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="no_such_set"):
+        config(tmp_path, "DATASETS.TEST", "('no_such_set',)")
