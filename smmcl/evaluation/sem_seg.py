@@ -2,22 +2,31 @@
 
 import logging
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from tabulate import tabulate
 
-from smmcl.d2 import ENGINE, CfgNode, DatasetEvaluator, MetadataCatalog, comm, configurable
+from smmcl.d2 import (
+    ENGINE,
+    ENGINE_VERSION,
+    CfgNode,
+    DatasetEvaluator,
+    MetadataCatalog,
+    comm,
+    configurable,
+)
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import label_facts, read_label
-from smmcl.evaluation.confusion import ConfusionMatrix, SegmentationScores, score
+from smmcl.evaluation.confusion import ConfusionMatrix
+from smmcl.evaluation.predictions import PredictionWriter
+from smmcl.evaluation.report import Report
 
 TASK = "sem_seg"
+
+logger = logging.getLogger(__name__)
 
 
 class PairSemSegEvaluator(DatasetEvaluator):
@@ -33,6 +42,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
         dataset_name: str,
         *,
         absent_rule: str = "present",
+        output_folder: str | Path | None = None,
         predictions_folder: str | Path | None = None,
         protocol: Mapping[str, str] | None = None,
     ) -> None:
@@ -40,37 +50,43 @@ class PairSemSegEvaluator(DatasetEvaluator):
         Args:
             dataset_name: whose metadata tells classes, label values and excluded classes.
             absent_rule: which classes the mean IoU is taken over; see `confusion.score`.
-            predictions_folder: where predicted label images are written, in the dataset's own ids.
+            output_folder: where the report is written.
+            predictions_folder: where predictions are written.
             protocol: further lines of the stated protocol, such as window and scales.
         """
         ensure_registered([dataset_name])
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
-        self._classes = list(metadata.stuff_classes)
+        self._metadata = metadata
         self._labels = label_facts(metadata)
-        absent = metadata.get("absent_from_mean", [])
-        self._excluded = [self._classes.index(name) for name in absent]
         self._absent_rule = absent_rule
-        self._folder = Path(predictions_folder) if predictions_folder else None
+        self._output_folder = output_folder
         self._protocol = dict(protocol or {})
-        self._logger = logging.getLogger(__name__)
+        self._writer = None
+        if predictions_folder:
+            self._writer = PredictionWriter(
+                predictions_folder,
+                label_offset=metadata.label_offset,
+                colors=metadata.stuff_colors,
+            )
         self.reset()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
-        folder = cfg.TEST.SAVE_PREDICTIONS
         name = re.sub(r"[^\w.@-]+", "_", dataset_name)  # it may be the path of a dataset file
+        output, predictions = Path(cfg.OUTPUT_DIR), cfg.TEST.SAVE_PREDICTIONS
         return {
             "dataset_name": dataset_name,
             "absent_rule": cfg.TEST.ABSENT_CLASSES,
-            "predictions_folder": Path(cfg.OUTPUT_DIR) / folder / name if folder else None,
+            "output_folder": output / "inference" / name,
+            "predictions_folder": output / predictions / name if predictions else None,
         }
 
     def reset(self) -> None:
         """Forgets all counts."""
         self._matrices: dict[str, ConfusionMatrix] = {}
-        self._num_pairs: dict[str, int] = {}
-        self._sizes: set[tuple[int, int]] = set()
+        self._num_pairs: Counter[str] = Counter()
+        self._sizes: Counter[tuple[int, int]] = Counter()
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -78,7 +94,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
         """Counts a batch.
 
         Args:
-            inputs: records with "sem_seg_file_name" and optional "tags".
+            inputs: records with "sem_seg_file_name", "image_id" and optional "tags".
             outputs: for each "sem_seg" (K, H, W), scores at the label's resolution.
         """
         for record, output in zip(inputs, outputs, strict=True):
@@ -88,86 +104,51 @@ class PairSemSegEvaluator(DatasetEvaluator):
                 if task not in self._matrices:
                     self._matrices[task] = self._new_matrix()
                 self._matrices[task].update(prediction, truth)
-                self._num_pairs[task] = self._num_pairs.get(task, 0) + 1
-            self._sizes.add(tuple(prediction.shape))
-            if self._folder:
-                self._save(prediction.cpu().numpy(), record["image_id"])
+                self._num_pairs[task] += 1
+            self._sizes[tuple(prediction.shape)] += 1
+            if self._writer:
+                self._writer.write(prediction.cpu().numpy(), record["image_id"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Adds up the counts of all processes; the main one returns and logs the scores."""
+        """Adds up the counts of all processes; the main one reports and returns the scores."""
+        if self._writer:
+            self._writer.finish()
         counts = {task: matrix.counts.cpu() for task, matrix in self._matrices.items()}
         shares = comm.all_gather((counts, self._num_pairs, self._sizes))
         if not comm.is_main_process():
             return None
         tasks = sorted({task for counts, _, _ in shares for task in counts})
-        sizes = sorted(set().union(*(sizes for _, _, sizes in shares)))
-        results: OrderedDict[str, dict[str, float]] = OrderedDict()
-        tables = {}
-        for task in tasks:
-            total = sum(counts[task] for counts, _, _ in shares if task in counts)
-            pairs = sum(num_pairs.get(task, 0) for _, num_pairs, _ in shares)
-            scores = score(total, absent_rule=self._absent_rule, excluded=self._excluded)
-            results[task] = self._flatten(scores, total)
-            tables[task] = (pairs, scores)
-        self._logger.info(self._report(results, tables, sizes))
-        return results
+        report = Report(
+            protocol=self._state_protocol(
+                sum((num_pairs for _, num_pairs, _ in shares), Counter()),
+                sum((sizes for _, _, sizes in shares), Counter()),
+            ),
+            classes=self._metadata.stuff_classes,
+            counts={task: sum(c[task] for c, _, _ in shares if task in c) for task in tasks},
+            absent_rule=self._absent_rule,
+            excluded=self._metadata.get("absent_from_mean", []),
+        )
+        if self._output_folder:
+            report.save(self._output_folder)
+        logger.info(report.text())
+        return report.results()
 
     def _new_matrix(self) -> ConfusionMatrix:
-        return ConfusionMatrix(len(self._classes), ignore=self._labels["ignore"])
+        return ConfusionMatrix(self._labels["num_classes"], ignore=self._labels["ignore"])
 
-    def _flatten(self, scores: SegmentationScores, counts: torch.Tensor) -> dict[str, float]:
-        values = {
-            "mIoU": scores.mean_iou,
-            "fwIoU": scores.frequency_weighted_iou,
-            "mACC": scores.mean_accuracy,
-            "pACC": scores.pixel_accuracy,
-        }
-        if self._excluded:
-            values["mIoU_all"] = score(counts, absent_rule=self._absent_rule).mean_iou
-        for index, name in enumerate(self._classes):
-            values[f"IoU-{name}"] = scores.iou[index]
-            values[f"ACC-{name}"] = scores.accuracy[index]
-        return {name: value for name, value in values.items() if not np.isnan(value)}
-
-    def _report(
-        self,
-        results: Mapping[str, Mapping[str, float]],
-        tables: Mapping[str, tuple[int, SegmentationScores]],
-        sizes: Sequence[tuple[int, int]],
-    ) -> str:
-        """States the protocol, then all tasks side by side, one row a class."""
-        excluded = [self._classes[index] for index in self._excluded]
-        protocol = {
+    def _state_protocol(
+        self, num_pairs: Counter[str], sizes: Counter[tuple[int, int]]
+    ) -> dict[str, str]:
+        published = self._metadata.get("num_images")
+        is_subset = published is not None and num_pairs[TASK] != published
+        pairs = ", ".join(f"{task} {number}" for task, number in sorted(num_pairs.items()))
+        return {
             "dataset": self._dataset_name,
-            "pairs": ", ".join(f"{task} {pairs}" for task, (pairs, _) in tables.items()),
-            "resolution": ", ".join(f"{height}x{width}" for height, width in sizes),
+            "pairs": f"{pairs} (published: {published}, so not comparable)" if is_subset else pairs,
+            "resolution": ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(4))
+            + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""),
             "absent classes": self._absent_rule,
-            "excluded from means": ", ".join(excluded) or "none",
-            "engine": ENGINE,
+            "excluded from means": ", ".join(self._metadata.get("absent_from_mean", [])) or "none",
+            "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
         }
-        headers = ["class", *(f"{kind} {task}" for task in tables for kind in ("IoU", "ACC"))]
-        rows = []
-        for index, name in enumerate(self._classes):
-            cells = [
-                values[index]
-                for _, scores in tables.values()
-                for values in (scores.iou, scores.accuracy)
-            ]
-            rows.append([name, *(None if np.isnan(cell) else cell for cell in cells)])
-        means = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
-        present = [name for name in means if any(name in values for values in results.values())]
-        summary = [[task, *(values.get(n) for n in present)] for task, values in results.items()]
-        options = {"floatfmt": ".2f", "missingval": "-", "tablefmt": "pipe"}
-        lines = [f"{name}: {value}" for name, value in protocol.items()]
-        return "\n".join(
-            ["Evaluation", *lines, tabulate(rows, headers, **options), ""]
-            + [tabulate(summary, ["task", *present], **options)]
-        )
-
-    def _save(self, prediction: np.ndarray, image_id: str) -> None:
-        """Writes a label image beside which the dataset's own can be laid."""
-        path = self._folder / f"{image_id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stored = (prediction + self._labels["label_offset"]).astype(np.uint8)
-        Image.fromarray(stored).save(path)

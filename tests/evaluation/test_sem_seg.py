@@ -1,5 +1,6 @@
 """The evaluator: hand-computed scores per tag, shares of several processes, and its statement."""
 
+import csv
 import json
 import logging
 import uuid
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, comm
@@ -35,7 +37,8 @@ def dataset(tmp_path):
         DatasetCatalog.register(name, lambda: records)
         MetadataCatalog.get(name).set(
             **{"stuff_classes": ["floor", "wall", "lamp"], "ignore_label": 255, "label_offset": 1,
-               "stored_ignore": 0, "absent_from_mean": [], **facts}
+               "stuff_colors": [[9, 9, 9], [80, 0, 0], [0, 80, 0]], "stored_ignore": 0,
+               "absent_from_mean": [], **facts}
         )  # fmt: skip
         names.append(name)
         return name
@@ -134,12 +137,50 @@ def test_protocol_is_stated(dataset, caplog):
         assert words in caplog.text
 
 
+def test_subset_of_the_published_split_is_said_so(dataset, caplog):
+    name = dataset(num_images=393)
+    with caplog.at_level(logging.INFO, logger="smmcl"):
+        run(PairSemSegEvaluator(name), name).evaluate()
+    assert "(published: 393, so not comparable)" in caplog.text
+
+
+def test_the_other_rule_stands_beside_where_it_differs(dataset, caplog):
+    name = dataset()
+    with caplog.at_level(logging.INFO, logger="smmcl"):
+        run(PairSemSegEvaluator(name), name).evaluate()
+        assert "by rule" not in caplog.text
+        run(PairSemSegEvaluator(name, absent_rule="zero"), name).evaluate()
+    assert "mIoU by rule 'truth'" in caplog.text
+    assert "55.00" in caplog.text
+
+
 def test_predictions_are_saved_in_the_datasets_own_ids(dataset, tmp_path):
     name = dataset()
-    cfg = build_config(overrides=["OUTPUT_DIR", str(tmp_path), "TEST.SAVE_PREDICTIONS", "labels"])
-    run(PairSemSegEvaluator(cfg, name), name)
-    saved = np.asarray(Image.open(tmp_path / "labels" / name / "room/1.png"))
-    assert saved.tolist() == [[1, 2, 2, 1]]
+    cfg = build_config(overrides=["OUTPUT_DIR", str(tmp_path), "TEST.SAVE_PREDICTIONS", "saved"])
+    run(PairSemSegEvaluator(cfg, name), name).evaluate()
+    folder = tmp_path / "saved" / name
+    assert np.asarray(Image.open(folder / "labels/room/1.png")).tolist() == [[1, 2, 2, 1]]
+    colours = np.asarray(Image.open(folder / "colors/room/1.png"))
+    assert colours[0, :2].tolist() == [[9, 9, 9], [80, 0, 0]]
+    entries = json.loads((folder / "predictions.json").read_text())
+    assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [
+        ("room/0", 1), ("room/0", 2), ("room/1", 1), ("room/1", 2)]  # fmt: skip
+    assert mask.decode(entries[3]["segmentation"]).tolist() == [[0, 1, 1, 0]]
+
+
+def test_report_is_saved(dataset, tmp_path):
+    name = dataset(absent_from_mean=["floor"])
+    cfg = build_config(overrides=["OUTPUT_DIR", str(tmp_path)])
+    results = run(PairSemSegEvaluator(cfg, name), name).evaluate()
+    folder = tmp_path / "inference" / name
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert content["results"] == results
+    assert content["confusion"]["sem_seg_day"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert content["protocol"]["excluded from means"] == "floor"
+    with (folder / "evaluation.csv").open() as file:
+        rows = {(row["task"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
+    assert rows["sem_seg", "mIoU_all"] == pytest.approx(55)
+    assert "| sem_seg_night |" in (folder / "evaluation.md").read_text()
 
 
 def test_prediction_of_another_size(dataset):
