@@ -177,33 +177,17 @@ class Predictor:
     ) -> Image.Image:
         """Draws one pair with its prediction and a legend; a notebook shows the result."""
         inputs = self.prepare(visible, auxiliary)
-        return Image.fromarray(self.draw(inputs, self.predict([inputs])[0].labels, heading=heading))
+        labels = self.predict([inputs])[0].labels
+        return Image.fromarray(self.draw(inputs, maps={"prediction": labels}, heading=heading))
 
     def draw(
-        self,
-        inputs: dict[str, Any],
-        labels: np.ndarray,
-        *,
-        truth: np.ndarray | None = None,
-        heading: str = "",
+        self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], heading: str = ""
     ) -> np.ndarray:
-        """Draws the panel of a prepared pair; (height, width, 3) uint8.
-
-        Args:
-            inputs: of `prepare`.
-            labels: (H, W) predicted labels; 255 leaves a pixel unpainted.
-            truth: (H, W) labels.
-            heading: a line above the pictures.
-        """
+        """Draws the panel of a prepared pair with label maps; see `visualizer.draw_pair`."""
         visible, auxiliary = pictures(inputs, fmt=self.mapper.image_format)
+        kind = self.mapper.contract.kind
         return draw_pair(
-            visible,
-            auxiliary,
-            kind=self.mapper.contract.kind,
-            metadata=self.metadata,
-            prediction=labels,
-            truth=truth,
-            heading=heading,
+            visible, auxiliary, maps=maps, kind=kind, metadata=self.metadata, heading=heading
         )
 
     def _check_needs_no_auxiliary(self, name: str) -> None:

@@ -19,7 +19,7 @@ from smmcl.d2 import ColorMode, Visualizer
 COLOUR_MAPS = {"thermal": "inferno", "depth": "viridis_r"}
 OTHER_COLOUR_MAP = "cividis"
 NO_MEASUREMENT = (38, 38, 42)
-BACKGROUND, INK, FAINT = (252, 252, 250), (34, 38, 46), (110, 116, 128)
+BACKGROUND, INK, FAINT, PADDING = (252, 252, 250), (34, 38, 46), (110, 116, 128), (214, 216, 220)
 MARGIN, GAP = 28, 14
 MIN_WIDTH = 320  # pixels: narrower pictures are enlarged by a whole number
 BORDER = 4  # pixels: outlines that follow the edge of a picture are drawn outside of it
@@ -106,16 +106,17 @@ def overlay(
     return drawing.get_image()[BORDER:-BORDER, BORDER:-BORDER]
 
 
-def enlarge(image: np.ndarray) -> np.ndarray:
-    """Repeats the pixels of an image that is narrower than MIN_WIDTH.
+def enlarge(image: np.ndarray, *, width: int | None = None) -> np.ndarray:
+    """Repeats the pixels of a small image.
 
     Args:
         image: (H, W) or (H, W, 3).
+        width: by which smallness is judged, if not W.
 
     Returns:
-        (k * H, k * W) or (k * H, k * W, 3) for a whole number k.
+        (k * H, k * W) or (k * H, k * W, 3), for the least whole k that makes k * width MIN_WIDTH.
     """
-    factor = math.ceil(MIN_WIDTH / image.shape[1])
+    factor = math.ceil(MIN_WIDTH / (width or image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -127,33 +128,28 @@ def class_shares(labels: np.ndarray, *, metadata: Any) -> dict[str, float]:
 
 
 def legend(
-    labels: np.ndarray,
-    *,
-    metadata: Any,
-    width: int,
-    truth: np.ndarray | None = None,
-    text_size: int = 18,
+    maps: Mapping[str, np.ndarray], *, metadata: Any, width: int, text_size: int = 18
 ) -> np.ndarray:
-    """Names the classes that occur, most frequent first, with their colours and shares of pixels.
+    """Names the classes that occur with their colours and their shares of pixels.
 
     Args:
-        labels: (H, W) class indices; others, such as the ignore value, are not counted.
+        maps: (H, W) class indices by title; the first one orders the classes. Other values, such
+            as the ignore value, are not counted.
         metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
         width: of the result.
-        truth: (H, W) labels whose classes and shares are named as well.
         text_size: in pixels.
 
     Returns:
         (height as needed, width, 3) uint8.
     """
-    shares = [class_shares(part, metadata=metadata) for part in (labels, truth) if part is not None]
+    shares = [class_shares(labels, metadata=metadata) for labels in maps.values()]
     entries = [
         (tuple(colour), name, " / ".join(f"{100 * share[name]:.1f}%" for share in shares))
         for name, colour in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
         if any(share[name] for share in shares)
     ]
     entries.sort(key=lambda entry: -shares[0][entry[1]])
-    note = "classes by their share of pixels" + ("" if truth is None else ", prediction / truth")
+    note = f"share of pixels, {' / '.join(maps)}"
     return _draw_entries(entries, note=note, width=width, text_size=text_size)
 
 
@@ -201,37 +197,50 @@ def draw_pair(
     visible: np.ndarray,
     auxiliary: np.ndarray,
     *,
+    maps: Mapping[str, np.ndarray],
     kind: str,
     metadata: Any,
-    prediction: np.ndarray,
-    truth: np.ndarray | None = None,
     heading: str = "",
+    valid_box: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
-    """The panel of one pair: visible, brightened, auxiliary, prediction and, if known, the truth.
+    """The panel of one pair: visible, brightened, auxiliary, and the label maps.
 
     Args:
         visible: (H, W, 3) uint8 RGB.
         auxiliary: (H, W, A), values 0..255.
+        maps: (H, W) class indices by title, such as "prediction" and "truth".
         kind: of the auxiliary contract.
         metadata: of the dataset.
-        prediction: (H, W) class indices.
-        truth: (H, W) labels.
         heading: a line above all.
+        valid_box: (top, left, bottom, right) of the real pixels; the others are drawn grey.
 
     Returns:
         (height as needed, width as needed, 3) uint8.
     """
-    bright = enlarge(brighten(visible))
+    size = visible.shape[:2]
+    top, left, bottom, right = valid_box or (0, 0, *size)
+
+    def framed(part: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        part = enlarge(part, width=size[1])
+        if labels is not None:
+            labels = enlarge(labels[top:bottom, left:right], width=size[1])
+            part = overlay(part, labels, metadata=metadata)
+        scale = part.shape[0] // (bottom - top)
+        whole = np.full((size[0] * scale, size[1] * scale, 3), PADDING, dtype=np.uint8)
+        whole[scale * top : scale * bottom, scale * left : scale * right] = part
+        return whole
+
+    real, other = visible[top:bottom, left:right], auxiliary[top:bottom, left:right]
+    bright = brighten(real)
     images = {
-        "visible": enlarge(visible),
-        "visible, brightened": bright,
-        kind: enlarge(colour_auxiliary(auxiliary, kind=kind)),
-        "prediction": overlay(bright, enlarge(prediction), metadata=metadata),
+        "visible": framed(real),
+        "visible, brightened": framed(bright),
+        kind: framed(colour_auxiliary(other, kind=kind)),
+        **{title: framed(bright, labels) for title, labels in maps.items()},
     }
-    if truth is not None:
-        images["truth"] = overlay(bright, enlarge(truth), metadata=metadata)
-    width, text_size = row_width(len(images), bright.shape[1]), 10 + bright.shape[1] // 40
-    key = legend(prediction, metadata=metadata, width=width, truth=truth, text_size=text_size)
+    width = images["visible"].shape[1]
+    row, text_size = row_width(len(images), width), 10 + width // 40
+    key = legend(maps, metadata=metadata, width=row, text_size=text_size)
     return panel(images, heading=heading, legend=key, text_size=text_size)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from smmcl.checkpoint import RunCheckpointer
 from smmcl.config import build_config
-from smmcl.d2 import build_model
+from smmcl.engine import Trainer
 from smmcl.predictor import Prediction, Predictor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ def write_run(folder: pathlib.Path, *overrides: object) -> pathlib.Path:
         str(ROOT / "configs/synthetic_night.yaml"), ["OUTPUT_DIR", str(folder), *overrides]
     )
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = Trainer.build_model(cfg)
     (folder / "config.yaml").write_text(cfg.dump())
     RunCheckpointer(model, str(folder)).save("model_final")
     return folder / "model_final.pth"

@@ -10,6 +10,7 @@ import torch
 from smmcl.visualizer import (
     BACKGROUND,
     NO_MEASUREMENT,
+    PADDING,
     brighten,
     class_shares,
     colour_auxiliary,
@@ -120,16 +121,17 @@ def has_colour(image: np.ndarray, colour: tuple) -> bool:
 
 def test_legend_names_what_occurs(metadata) -> None:
     labels = np.array([[1, 1, 1, 255]])
-    picture = legend(labels, metadata=metadata, width=900)
+    picture = legend({"prediction": labels}, metadata=metadata, width=900)
     assert picture.shape[1] == 900
     assert has_colour(picture, GREEN)
     assert not has_colour(picture, RED)
-    with_truth = legend(labels, metadata=metadata, width=900, truth=np.array([[0, 1, 1, 1]]))
+    maps = {"prediction": labels, "truth": np.array([[0, 1, 1, 1]])}
+    with_truth = legend(maps, metadata=metadata, width=900)
     assert has_colour(with_truth, RED)
     assert not has_colour(with_truth, (0, 0, 200))
-    narrow = legend(labels, metadata=metadata, width=100, truth=np.array([[0, 1, 1, 1]]))
+    narrow = legend(maps, metadata=metadata, width=100)
     assert narrow.shape[0] > with_truth.shape[0]  # one column
-    assert legend(np.full((2, 2), 255), metadata=metadata, width=100).shape[1] == 100
+    assert legend({"truth": np.full((2, 2), 255)}, metadata=metadata, width=100).shape[1] == 100
 
 
 def test_panel_holds_every_picture_whole() -> None:
@@ -157,8 +159,26 @@ def test_a_pair_with_and_without_truth(metadata) -> None:
     visible = rng.integers(0, 60, (32, 40, 3)).astype(np.uint8)
     labels = np.zeros((32, 40), np.uint8)
     labels[:, 20:] = 1
-    facts = {"kind": "depth", "metadata": metadata, "prediction": labels}
-    without = draw_pair(visible, visible[:, :, :1], **facts)
-    picture = draw_pair(visible, visible[:, :, :1], **facts, truth=labels, heading="00001")
+    facts = {"kind": "depth", "metadata": metadata}
+    maps = {"prediction": labels}
+    without = draw_pair(visible, visible[:, :, :1], maps=maps, **facts)
+    maps["truth"] = labels
+    picture = draw_pair(visible, visible[:, :, :1], maps=maps, heading="00001", **facts)
     assert picture.shape[1] - without.shape[1] > 320
     assert picture.dtype == np.uint8
+
+
+def test_padding_is_grey_and_does_not_change_the_rest(metadata) -> None:
+    rng = np.random.default_rng(0)
+    real = rng.integers(40, 200, (40, 80, 3)).astype(np.uint8)
+    padded = np.zeros((60, 80, 3), np.uint8)
+    padded[10:50] = real
+    facts = {"kind": "thermal", "metadata": metadata}
+    labels = np.zeros((60, 80), np.uint8)
+    alone = draw_pair(real, real[:, :, :1], maps={"labels": labels[:40]}, **facts)
+    boxed = draw_pair(
+        padded, padded[:, :, :1], maps={"labels": labels}, valid_box=(10, 0, 50, 80), **facts
+    )
+    assert (boxed == PADDING).all(axis=2).sum() == 4 * 20 * 80 * 16  # pictures, pixels, enlarged
+    rows = slice(28 + 27, 28 + 27 + 160)  # below the titles
+    assert np.array_equal(alone[rows], boxed[rows.start + 40 : rows.stop + 40])

@@ -67,16 +67,16 @@ def demonstrate(
     labels, probabilities = predictor.predict([inputs])[0]
     seconds = time.perf_counter() - start
     labels = np.where(probabilities.max(axis=0) < args.confidence, UNPAINTED, labels)
-    truth, heading = None, record["name"]
+    maps, heading = {"prediction": labels}, record["name"]
     if "sem_seg_file_name" in record:
-        truth = read_label(record["sem_seg_file_name"], **predictor.mapper.labels)
+        maps["truth"] = truth = read_label(record["sem_seg_file_name"], **predictor.mapper.labels)
         is_right = (labels == truth)[truth != UNPAINTED]
         heading += f"    {100 * is_right.mean():.1f}% of pixels right" if is_right.size else ""
     files = {part: args.output / f"{record['name']}_{part}.png" for part in ("overlay", "panel")}
     visible, _ = pictures(inputs, fmt=predictor.cfg.INPUT.FORMAT)
     painted = overlay(enlarge(visible), enlarge(labels), metadata=predictor.metadata)
     Image.fromarray(painted).save(files["overlay"])
-    panel = predictor.draw(inputs, labels, truth=truth, heading=heading)
+    panel = predictor.draw(inputs, maps=maps, heading=heading)
     Image.fromarray(panel).save(files["panel"])
     if args.probabilities:
         files["probabilities"] = args.output / f"{record['name']}_probabilities.npz"

@@ -14,7 +14,7 @@ import torch
 from smmcl.checkpoint import RunCheckpointer
 from smmcl.cli import run
 from smmcl.config import build_config
-from smmcl.d2 import build_model
+from smmcl.engine import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATASET = "synthetic_night_val@64x96"
@@ -38,7 +38,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     ]  # fmt: skip
     cfg = build_config(str(ROOT / "configs/synthetic_night.yaml"), overrides)
     torch.manual_seed(0)
-    model = build_model(cfg)
+    model = Trainer.build_model(cfg)
     (folder / "config.yaml").write_text(cfg.dump())
     RunCheckpointer(model, str(folder)).save("model_final")
     return folder
