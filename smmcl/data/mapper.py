@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from smmcl.d2 import CfgNode, configurable
+from smmcl.data.appearance import Appearance
 from smmcl.data.augmentation import draw_geometry
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.image_pair import (
@@ -46,6 +47,7 @@ class MultiModalDatasetMapper:
         scales: Sequence[float],
         flip_probability: float,
         seed: int,
+        appearance: Sequence[Appearance] = (),
     ) -> None:
         """
         Args:
@@ -58,6 +60,7 @@ class MultiModalDatasetMapper:
             scales: factors of the random resize before the crop.
             flip_probability: of a left-right flip.
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
+            appearance: random changes of the images after the geometry, in training.
         """
         self.is_train = is_train
         self.image_format = image_format
@@ -68,6 +71,7 @@ class MultiModalDatasetMapper:
         self.scales = tuple(scales)
         self.flip_probability = flip_probability
         self.seed = seed % 2**32
+        self.appearance = tuple(appearance)
 
     @classmethod
     def from_config(
@@ -123,7 +127,7 @@ class MultiModalDatasetMapper:
     def _augment(
         self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Moves both images and the label by one geometry; adds the label and the valid box."""
+        """Moves images and label by one geometry, changes their looks; adds what training needs."""
         label = read_label(record["sem_seg_file_name"], **self.labels)
         check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
         generator = np.random.default_rng((self.seed, record["position"]))
@@ -138,7 +142,10 @@ class MultiModalDatasetMapper:
         record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
-        return geometry.apply(visible, fill=0), geometry.apply(auxiliary, fill=0)
+        visible, auxiliary = (geometry.apply(image, fill=0) for image in (visible, auxiliary))
+        for change in self.appearance:
+            visible, auxiliary = change(visible, auxiliary, generator)
+        return visible, auxiliary
 
 
 def _channels_first(image: np.ndarray) -> torch.Tensor:

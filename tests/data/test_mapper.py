@@ -6,6 +6,7 @@ import torch
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.appearance import ModalityCorruption
 from smmcl.data.image_pair import AuxiliaryContract, read_label
 from smmcl.data.mapper import MultiModalDatasetMapper
 
@@ -138,3 +139,21 @@ def test_unknown_dataset_lists_the_known_ones():
     cfg = build_config(overrides=["DATASETS.TRAIN", ("nothing_train",)])
     with pytest.raises(ValueError, match=r"'nothing_train' is not known .*synthetic_"):
         MultiModalDatasetMapper(cfg, True)
+
+
+def test_appearance_changes_neither_geometry_nor_views(record):
+    plain = make_mapper()({**record, "position": 2})
+    lost = make_mapper(appearance=[ModalityCorruption(1.0, ("missing",))])
+    sample = lost({**record, "position": 2})
+    assert torch.equal(sample["sem_seg"], plain["sem_seg"])
+    assert sample["valid_box"] == plain["valid_box"]
+    assert sample["view_seed"] == plain["view_seed"]
+    changed = [not torch.equal(sample[key], plain[key]) for key in ("image", "auxiliary")]
+    assert sum(changed) == 1
+
+
+def test_appearance_is_for_training(record):
+    lost = make_mapper(is_train=False, appearance=[ModalityCorruption(1.0, ("missing",))])
+    plain = make_mapper(is_train=False)
+    for key in ("image", "auxiliary"):
+        assert torch.equal(lost(record)[key], plain(record)[key])
