@@ -63,10 +63,18 @@ def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return renamed
 
 
-@pytest.mark.parametrize(
-    ("name", "millions"),  # encoder sizes of the SegFormer paper, Table 1
-    [("mit_b0", 3.4), ("mit_b1", 13.1), ("mit_b2", 24.2), ("mit_b3", 44.0), ("mit_b5", 81.4)],
-)
+# Encoder sizes in the SegFormer paper, Table 1.
+MILLIONS = {
+    "mit_b0": 3.4,
+    "mit_b1": 13.1,
+    "mit_b2": 24.2,
+    "mit_b3": 44.0,
+    "mit_b4": 60.8,
+    "mit_b5": 81.4,
+}
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
 def test_parameter_counts(name: str, millions: float) -> None:
     with torch.device("meta"):
         stream = build_stream(name)
@@ -76,12 +84,9 @@ def test_parameter_counts(name: str, millions: float) -> None:
 
 def test_eps_is_smaller_in_blocks_and_stages() -> None:
     stage = build_stream("mit_b0").stages[0]
-    assert [norm.eps for norm in (stage.norm, stage.blocks[0].norm1, stage.blocks[0].norm2)] == (
-        [1e-6] * 3
-    )
-    assert [norm.eps for norm in (stage.embed[1], stage.blocks[0].attention.reduce[1])] == [
-        1e-5
-    ] * 2
+    block = stage.blocks[0]
+    assert [norm.eps for norm in (block.norm1, block.norm2, stage.norm)] == [1e-6] * 3
+    assert [norm.eps for norm in (stage.embed[1], block.attention.reduce[1])] == [1e-5] * 2
 
 
 def test_reduced_attention_equals_a_loop_over_heads_and_places() -> None:

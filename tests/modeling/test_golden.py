@@ -1,0 +1,379 @@
+"""The whole network against the authors' numbers: same weights, same inputs, same results."""
+
+import copy
+import pathlib
+import re
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from smmcl.modeling.backbone.pair import PairBackbone
+from smmcl.modeling.backbone.streams import build_stream
+from smmcl.modeling.contrastive.loss import contrastive_losses
+from smmcl.modeling.contrastive.projector import Projector
+from smmcl.modeling.fusion.build import build_exchanges
+from smmcl.modeling.head.base import resize
+from smmcl.modeling.head.ham_head import HamHead
+
+HERE = pathlib.Path(__file__).resolve().parents[1] / "golden"
+WIDTHS = (64, 128, 320, 512)
+LOSSES = ("total", "ce", "cross", "visible", "auxiliary")
+PARTS = {"patch_embed": "embed", "block": "blocks", "norm": "norm"}
+
+# Authors' names to ours, applied in this order. The first twelve are those of SegNeXt's MSCAN.
+RULES = [
+    (
+        r"^(patch_embed|block|norm)(\d)\.",
+        lambda m: f"stages.{int(m[2]) - 1}.{PARTS[m[1]]}.",
+    ),
+    (r"\.embed\.proj\.(\d)\.", r".embed.\1."),
+    (r"\.embed\.proj\.", ".embed.0."),
+    (r"\.embed\.norm\.", ".embed.1."),
+    (r"\.attn\.proj_(\d)\.", lambda m: f".attention.project_{('in', 'out')[int(m[1]) - 1]}."),
+    (r"\.attn\.spatial_gating_unit\.", ".attention."),
+    (r"\.attention\.conv0\.", ".attention.local."),
+    (r"\.attention\.conv(\d)_(\d)\.", lambda m: f".attention.strips.{m[1]}.{int(m[2]) - 1}."),
+    (r"\.attention\.conv3\.", ".attention.mix."),
+    (r"\.mlp\.fc1\.", ".mlp.expand."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
+    (r"\.mlp\.fc2\.", ".mlp.reduce."),
+]
+PAIR_RULES = [
+    (r"^backbone\.module(\d)\.Spatial\.encode\.", lambda m: f"exchanges.{int(m[1]) - 1}.spatial."),
+    (r"^backbone\.module(\d)\.Channel\.encode\.", lambda m: f"exchanges.{int(m[1]) - 1}.channel."),
+    (r"^backbone\.fconv(\d)\.fusion_conv\.0\.", lambda m: f"exchanges.{int(m[1]) - 1}.fuse."),
+    (r"^exchanges\.", "backbone.exchanges."),
+    (r"^backbone\.projector_color\.project\.", "contrast.projectors.visible."),
+    (r"^backbone\.projector_other\.project\.", "contrast.projectors.auxiliary."),
+    (r"^decode_head\.conv_seg\.", "sem_seg_head.classifier.1."),
+    (r"^decode_head\.(squeeze|align)\.conv\.", r"sem_seg_head.\1.0."),
+    (r"^decode_head\.(squeeze|align)\.gn\.", r"sem_seg_head.\1.1."),
+    (r"^decode_head\.hamburger\.ham_(in|out)\.conv\.", r"sem_seg_head.hamburger.conv_\1."),
+]
+
+
+def from_mscan(name: str) -> str:
+    """Our name in a stream of a parameter in SegNeXt's `mscan_*.pth`."""
+    return _renamed(name, RULES)
+
+
+def from_authors(name: str) -> str:
+    """Our name in the model of a parameter or buffer in the authors' checkpoints."""
+    stream = re.fullmatch(r"backbone\.(patch_embed|block|norm)(_other)?(\d\..*)", name)
+    if stream:
+        side = "auxiliary" if stream[2] else "visible"
+        return f"backbone.{side}.{from_mscan(stream[1] + stream[3])}"
+    return _renamed(name, PAIR_RULES)
+
+
+def _renamed(name: str, rules: list) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def filled(name: str, shape: tuple[int, ...]) -> Tensor:
+    """The value that the recipe gives to the tensor with this name of the authors'."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    last = name.rpartition(".")[2]
+    if last == "num_batches_tracked":
+        return torch.zeros((), dtype=torch.int64)
+    if last == "running_var":
+        return torch.from_numpy(0.5 + rng.random_sample(shape)).float()
+    value = torch.from_numpy(rng.standard_normal(shape))
+    if last == "bias":
+        value = 0.05 * value
+    elif last == "running_mean" or last.startswith("layer_scale"):
+        value = 0.1 * value
+    elif len(shape) == 1:
+        value = 1 + 0.1 * value
+    else:
+        value = value / np.sqrt(np.prod(shape[1:]))
+    return value.float()
+
+
+def images(seed: int, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.RandomState(seed)
+    visible = torch.from_numpy(rng.standard_normal((n, 3, height, width))).float()
+    auxiliary = torch.from_numpy(rng.standard_normal((n, 1, height, width))).float()
+    return visible, auxiliary.expand(-1, 3, -1, -1)
+
+
+class Network(nn.Module):
+    """The parts of the model that the references cover, under the names they have in it."""
+
+    def __init__(self, *, stream: str = "mscan_b", num_classes: int = 14) -> None:
+        super().__init__()
+        exchanges = build_exchanges(
+            "CrossModalModulation",
+            visible_widths=WIDTHS,
+            auxiliary_widths=WIDTHS,
+            has_fused=[False, True, True, True],
+            scale=0.5,
+        )
+        self.backbone = PairBackbone(
+            visible=build_stream(stream),
+            auxiliary=build_stream(stream),
+            exchanges=exchanges,
+            fused=["res3", "res4", "res5"],
+            fused_channels=WIDTHS,
+        )
+        self.sem_seg_head = HamHead(
+            in_features=["res3", "res4", "res5"],
+            in_channels=WIDTHS[1:],
+            ham_channels=512,
+            channels=512,
+            rank=64,
+            steps_train=6,
+            steps_test=7,
+            num_classes=num_classes,
+            dropout=0.0,
+            ignore_value=255,
+        )
+        projectors = {
+            side: Projector(WIDTHS[-1], hidden_dim=512, embed_dim=256)
+            for side in ("visible", "auxiliary")
+        }
+        self.contrast = nn.ModuleDict({"projectors": nn.ModuleDict(projectors)})
+
+    def forward(self, visible: Tensor, auxiliary: Tensor, bases: Tensor) -> dict[str, Tensor]:
+        """Everything the references state, under their names."""
+        features = self.backbone(visible, auxiliary)
+        fused = [features[name] for name in self.sem_seg_head.in_features]
+        logits = self.sem_seg_head.layers(fused, bases=bases)
+        maps = {
+            "logits_lowres": logits,
+            "logits": resize(logits, visible.shape[-2:]),
+        }
+        for name, side in (("color_fea", "visible"), ("other_fea", "auxiliary")):
+            projector = self.contrast["projectors"][side]
+            # The layers alone: the map, not yet the list of its cells.
+            maps[name] = nn.Sequential.forward(projector, features[f"res5_{side}"])
+        maps["logits_sub"] = maps["logits"][:, :, 3::8, 5::8]
+        for i in (2, 3, 4):
+            maps[f"fused{i}"] = features[f"res{i + 1}"]
+            maps[f"corner/backbone.fconv{i}"] = features[f"res{i + 1}"][:, :8, :3, :3]
+        for i in (1, 2, 3, 4):
+            for side, suffix in (("visible", ""), ("auxiliary", "_other")):
+                tokens = features[f"res{i + 1}_{side}"].flatten(2).mT  # (N, H * W, C)
+                maps[f"corner/backbone.norm{suffix}{i}"] = tokens[:, :8, :8]
+        return maps
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """The recipe's weights, renamed from the authors' names; tests change copies alone."""
+    network = Network().eval()
+    own = network.state_dict()
+    state = {}
+    for name in np.load(HERE / "keys_mscan_b_c14.npz")["keys"].tolist():
+        ours = from_authors(name)
+        if not name.startswith("backbone.fconv1."):  # read by no head, so not built
+            state[ours] = filled(name, tuple(own[ours].shape))
+    network.load_state_dict(state)
+    return network
+
+
+def test_names_map_one_to_one_and_the_recipe_fills_as_stated() -> None:
+    keys = np.load(HERE / "keys_mscan_b_c14.npz")
+    names = keys["keys"].tolist()
+    with torch.device("meta"):
+        own = {name: tuple(value.shape) for name, value in Network().state_dict().items()}
+    shapes = [tuple(size for size in shape if size >= 0) for shape in keys["shapes"].tolist()]
+    ours = dict(zip(map(from_authors, names), shapes, strict=True))
+    assert len(ours) == len(names) == 1782
+    unread = {"backbone.exchanges.0.fuse.weight", "backbone.exchanges.0.fuse.bias"}
+    assert {name: shape for name, shape in ours.items() if name not in unread} == own
+    for i in range(0, len(names), 31):
+        value = filled(names[i], ours[from_authors(names[i])])
+        assert value.double().sum().item() == pytest.approx(keys["fill_sum"][i], abs=1e-9)
+
+
+@pytest.mark.parametrize("case", ["A", "B", "C"])
+def test_evaluation_float32(network: Network, case: str) -> None:
+    check_evaluation(network, HERE, "model_mscan_b_c14_eval.npz", f"{case}/f32/", atol=2e-5)
+
+
+def test_evaluation_with_nine_classes(network: Network) -> None:
+    network = copy.deepcopy(network)
+    classifier = nn.Conv2d(512, 9, 1)
+    for name, parameter in classifier.named_parameters():
+        parameter.data = filled(f"decode_head.conv_seg.{name}", tuple(parameter.shape))
+    network.sem_seg_head.classifier[1] = classifier
+    check_evaluation(network, HERE, "model_mscan_b_c9_eval.npz", "A/f32/", atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["A", "B", "C"])
+def test_evaluation_float64(network: Network, golden: pathlib.Path, case: str) -> None:
+    network = copy.deepcopy(network).double()
+    check_evaluation(network, golden, "model_mscan_b_c14_eval.npz", f"{case}/f64/", atol=1e-9)
+
+
+def check_evaluation(
+    network: Network, folder: pathlib.Path, name: str, prefix: str, *, atol: float
+) -> None:
+    reference = np.load(folder / name)
+    dtype = torch.float64 if "f64" in prefix else torch.float32
+    shape = reference[f"{prefix[0]}/input_seed_nhw"].tolist()
+    visible, auxiliary = images(*shape)
+    bases = torch.from_numpy(np.load(HERE / "nmf_bases.npz")[f"b{shape[1]}"])
+    with torch.no_grad():
+        maps = network(visible.to(dtype), auxiliary.to(dtype), bases)
+    stated = [key.removeprefix(prefix) for key in reference if key.startswith(prefix)]
+    checked = [key for key in stated if key in maps]
+    assert {"logits_lowres", "color_fea", "other_fea"} < set(checked)
+    for key in checked:
+        difference = (maps[key] - torch.from_numpy(reference[prefix + key])).abs().max().item()
+        assert difference < atol, key
+    labels = maps["logits"].argmax(1).numpy()
+    assert (labels == reference[f"{prefix}argmax"]).mean() > 0.9999
+
+
+def training_losses(network: Network, reference: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Losses of one forward pass over the references' batch, with their views and bases."""
+    dtype = next(network.parameters()).dtype
+    visible, auxiliary = images(11, 2, 128, 160)
+    bases = torch.from_numpy(np.load(HERE / "nmf_bases.npz")["b2"])
+    maps = network(visible.to(dtype), auxiliary.to(dtype), bases)
+    labels = torch.from_numpy(reference["label"]).long()
+    views = [
+        torch.from_numpy(reference[name] + 20 * reference["batch_ids"][:, None]).flatten()
+        for name in ("vis_idx", "aux_idx")  # cells of the 4x5 maps
+    ]
+    embeddings = [
+        maps[name].permute(0, 2, 3, 1).flatten(0, 2)[cells]
+        for name, cells in zip(("color_fea", "other_fea"), views, strict=True)
+    ]  # (M, D) each
+    classes = torch.from_numpy(reference["classes"]).repeat_interleave(5)  # (M,)
+    contrast = contrastive_losses(*embeddings, classes, positives="other_index")
+    ce = F.cross_entropy(maps["logits"], labels, ignore_index=255)
+    total = ce + 0.2 * sum(contrast.values())
+    return {"total": total, "ce": ce, **contrast}
+
+
+def check_training_step(network: Network, reference: dict[str, np.ndarray], *, kind: str) -> None:
+    rtol = {"f32": 1e-5, "f64": 1e-9}[kind]
+    losses = training_losses(network, reference)
+    values = [losses[name].item() for name in LOSSES]
+    assert values == pytest.approx(reference[f"{kind}/loss_total_ce_cm_vis_aux"], rel=rtol)
+
+    losses["total"].backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    names, norms = reference["param_names"].tolist(), reference[f"{kind}/grad_l2"]
+    starts = reference[f"{kind}/grad_head4"]
+    for name, is_none, norm, start in zip(
+        names, reference[f"{kind}/grad_is_none"], norms, starts, strict=True
+    ):
+        if is_none:
+            assert name.startswith("backbone.fconv1.")
+        elif norm > 1e-5:  # a bias in front of a batch norm has rounding for a gradient
+            gradient = gradients[from_authors(name)]
+            assert gradient.double().norm().item() == pytest.approx(norm, rel=2 * rtol), name
+            ours = gradient.flatten()[:4].tolist()
+            assert ours == pytest.approx(start[: len(ours)], abs=2 * rtol * norm), name
+    buffers = dict(network.named_buffers())
+    for name, total in zip(
+        reference["buffer_names"].tolist(), reference[f"{kind}/buffer_sum_after"], strict=True
+    ):
+        own = buffers[from_authors(name)].double().sum().item()
+        assert own == pytest.approx(total, rel=rtol, abs=rtol), name
+
+
+def check_trajectory(network: Network, reference: dict[str, np.ndarray], *, kind: str) -> None:
+    """Six steps of AdamW in the authors' groups, which leave the layer scales out."""
+    atol = {"f32": 1e-5, "f64": 1e-9}[kind]
+    trained = {n: p for n, p in network.named_parameters() if ".layer_scale_" not in n}
+    groups = [
+        {"params": [p for p in trained.values() if p.dim() == 4], "weight_decay": 0.01},
+        {"params": [p for p in trained.values() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    for lr, stated in zip(
+        reference["traj_lr_used"].tolist(), reference[f"{kind}/traj_loss"], strict=True
+    ):
+        losses = training_losses(network, reference)
+        assert [losses[name].item() for name in LOSSES] == pytest.approx(stated, abs=atol)
+        optimizer.zero_grad()
+        losses["total"].backward()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+
+def test_training_step_float32(network: Network) -> None:
+    reference = np.load(HERE / "model_mscan_b_c14_train.npz")
+    check_training_step(copy.deepcopy(network).train(), reference, kind="f32")
+
+
+@pytest.mark.slow
+def test_training_step_float64(network: Network, golden: pathlib.Path) -> None:
+    reference = np.load(golden / "model_mscan_b_c14_train.npz")
+    check_training_step(copy.deepcopy(network).train().double(), reference, kind="f64")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["f32", "f64"])
+def test_trajectory(network: Network, golden: pathlib.Path, kind: str) -> None:
+    reference = np.load(golden / "model_mscan_b_c14_train.npz")
+    dtype = {"f32": torch.float32, "f64": torch.float64}[kind]
+    check_trajectory(copy.deepcopy(network).train().to(dtype), reference, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("stream", "num_classes", "parameters", "flops"),
+    # As stated by the references. Theirs count the first fusion, which nothing reads, too.
+    [
+        ("mscan_b", 14, 72_888_722, 150_784_831_488),
+        ("mscan_b", 40, 72_902_060, None),
+        pytest.param("mscan_l", 14, 109_606_802, 247_902_117_888, marks=pytest.mark.slow),
+    ],
+)
+def test_parameters_and_multiply_adds(
+    stream: str, num_classes: int, parameters: int, flops: int | None
+) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone are computed
+        network = Network(stream=stream, num_classes=num_classes).eval()
+        assert sum(p.numel() for p in network.parameters()) == parameters - 8_256
+        if flops is not None:
+            image, bases = torch.empty(1, 3, 480, 640), torch.empty(512, 64)
+            with FlopCounterMode(display=False) as counter:
+                network(image, image, bases)
+            first_fusion = 2 * (120 * 160) * 128 * 64
+            assert counter.get_total_flops() == flops - first_fusion
+
+
+def test_initial_distributions() -> None:
+    torch.manual_seed(0)
+    own = Network().state_dict()
+    stated = np.load(HERE / "init_stats_mscan_b_c14.npz")
+    for name, (mean, std, low, high) in zip(
+        stated["names"].tolist(), stated["mean_std_min_max"], strict=True
+    ):
+        if name.startswith(("backbone.fconv1.", "decode_head.conv_seg.weight")):
+            continue  # not built; and the classifier starts as torch starts it
+        value = own[from_authors(name)]
+        if low == high:
+            assert torch.equal(value, torch.full_like(value, low)), name
+            continue
+        # Two samples of n values: standard deviations differ by std / sqrt(n) on average.
+        slack = 5 / np.sqrt(value.numel())
+        assert value.std(unbiased=False).item() == pytest.approx(std, rel=slack), name
+        assert value.mean().item() == pytest.approx(mean, abs=1.5 * slack * std), name
+
+
+def test_drop_path_rates() -> None:
+    stated = np.load(HERE / "init_stats_mscan_b_c14.npz")
+    with torch.device("meta"):
+        stream = build_stream("mscan_b", drop_path_rate=0.2)
+    for name, rate in zip(stated["drop_path_names"].tolist(), stated["drop_path"], strict=True):
+        if "_other" not in name:
+            ours = from_authors(name).removeprefix("backbone.visible.")
+            assert stream.get_submodule(ours).rate == pytest.approx(rate, abs=1e-7)
+    assert len(stated["drop_path_names"]) == 2 * (3 + 3 + 12 + 3 - 1)
