@@ -25,6 +25,7 @@ LAYERS = {
     "smmcl.modeling.head.hamburger": 0,
     "smmcl.modeling.contrastive.sampling": 0,
     "smmcl.modeling.contrastive.loss": 0,
+    "smmcl.modeling.contrastive.panels": 0,
     "smmcl.evaluation.confusion": 0,
     "smmcl.d2": 1,
     "smmcl.config": 2,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from smmcl.modeling.contrastive import loss as loss_module
+from smmcl.modeling.contrastive import panels
 from smmcl.modeling.contrastive.loss import POSITIVES, TERMS, contrastive_losses, normalize
 
 
@@ -81,8 +81,9 @@ def test_collapsed_embeddings_cost_the_log_of_their_negatives() -> None:
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
 @pytest.mark.parametrize("positives", POSITIVES)
 def test_slow_loop(monkeypatch, positives: str, temperature: float, panel_rows: int) -> None:
-    monkeypatch.setattr(loss_module, "PANEL_BYTES", 8 * 24 * panel_rows)
-    monkeypatch.setattr(loss_module, "GROUP_ROWS", 2 * panel_rows)
+    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 24 * panel_rows)
+    monkeypatch.setattr(panels, "GROUP_ROWS", 2 * panel_rows)
+    monkeypatch.setattr(panels, "PANEL_ROWS", 10)
     visible, auxiliary, labels = random_problem()
     cells = (torch.arange(24) % 7, torch.arange(24) % 5)
     losses = contrastive_losses(
@@ -102,7 +103,7 @@ def test_slow_loop(monkeypatch, positives: str, temperature: float, panel_rows: 
 
 @pytest.mark.parametrize("panel_rows", [5, 24])
 def test_gradient_of_the_slow_loop(monkeypatch, panel_rows: int) -> None:
-    monkeypatch.setattr(loss_module, "PANEL_BYTES", 8 * 24 * panel_rows)
+    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 24 * panel_rows)
     visible, auxiliary, labels = random_problem()
     inputs = (visible.requires_grad_(), auxiliary.requires_grad_())
     losses = contrastive_losses(*inputs, labels)
