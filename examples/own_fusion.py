@@ -1,4 +1,6 @@
-"""A fusion of your own, from outside the package: register a class, name it in the config."""
+"""A fusion of your own. Run: python examples/own_fusion.py MODEL.FUSION.NAME GatedMaximum ..."""
+
+import runpy
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,10 @@ class GatedMaximum(nn.Module):
         self.fuse = None if fused_width is None else nn.Conv2d(visible_width, fused_width, 1)
 
     def forward(self, visible: Tensor, auxiliary: Tensor):
-        strongest = torch.maximum(visible, auxiliary)  # (N, C, H, W)
-        visible = visible + self.share * strongest
-        auxiliary = auxiliary + self.share * strongest
-        fused = None if self.fuse is None else self.fuse(strongest)
-        return visible, auxiliary, fused
+        strongest = self.share * torch.maximum(visible, auxiliary)  # (N, C, H, W)
+        visible, auxiliary = visible + strongest, auxiliary + strongest
+        return visible, auxiliary, None if self.fuse is None else self.fuse(visible + auxiliary)
 
 
-# python -c "import own_fusion, runpy; runpy.run_path('tools/train_net.py', run_name='__main__')" ...
+if __name__ == "__main__":
+    runpy.run_path("tools/train_net.py", run_name="__main__")

@@ -32,12 +32,13 @@ from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+from smmcl.modeling import meta_arch
+from smmcl.modeling.backbone import pair
+from smmcl.modeling.head import fpn_head, ham_head, mlp_head
 from smmcl.solver import build_lr_scheduler, build_optimizer
 
 # Importing a module registers what it defines.
-import smmcl.modeling.meta_arch  # noqa: F401  isort: skip
-import smmcl.modeling.backbone.pair  # noqa: F401  isort: skip
-import smmcl.modeling.head.ham_head  # noqa: F401  isort: skip
+PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        return [ReseedEveryStep(self.cfg.SEED), StopOnSignal(), *super().build_hooks()]
+        timer, scheduler, *others = super().build_hooks()
+        # What a stop saves includes the schedule's step; a long evaluation need not come first.
+        return [ReseedEveryStep(self.cfg.SEED), timer, scheduler, StopOnSignal(), *others]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts."""

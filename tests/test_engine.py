@@ -30,7 +30,7 @@ def config(output: pathlib.Path, *overrides: str):
     opts = [
         "OUTPUT_DIR", str(output), "DATASETS.TRAIN", "('synthetic_night_train@64x96',)",
         "DATASETS.TEST", "('synthetic_night_val@64x96',)", "INPUT.CROP_SIZE", "[64, 96]",
-        "SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "2",
+        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "2",
         "SOLVER.CHECKPOINT_PERIOD", "10", "DATALOADER.NUM_WORKERS", "0", *overrides,
     ]  # fmt: skip
     arguments = argparse.Namespace(

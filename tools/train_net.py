@@ -2,8 +2,8 @@
 """Trains a model, or evaluates one with --eval-only."""
 
 import argparse
-import sys
 
+from smmcl.cli import run
 from smmcl.d2 import comm, default_argument_parser, launch, verify_results
 from smmcl.engine import Trainer, evaluate, setup
 
@@ -20,14 +20,17 @@ def main(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
-if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
+def start() -> None:
+    args = default_argument_parser().parse_args()
     launch(
         main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
     )
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    run(start)
