@@ -38,7 +38,7 @@ def render(
         the gain and the offset of a camera that sets itself, `label` (H, W) uint8.
     """
     position = (rng.uniform(-1.5, 1.5), 1.6, 0.0)
-    pitch, yaw = np.radians(rng.uniform(3, 7)), np.radians(rng.uniform(-10, 10))
+    pitch, yaw = np.radians(rng.uniform(3, 7)), np.radians(rng.uniform(-14, 14))
     scene = Scene(size, position=position, pitch=pitch, yaw=yaw)
     scene.label[:] = SKY
     scene.heat[:] = 0.32 - 0.5 * np.sqrt(np.clip(scene.rays[1], 0, 1))  # colder higher up
@@ -47,16 +47,18 @@ def render(
     for side, edge in zip(SIDES, edges, strict=True):
         _build_facades(scene, side, edge, rng)
     _cut_windows(scene, rng)
-    # The own car's low beam: bright on the ground ahead, nothing above.
-    lamps = [Lamp((position[0], 0.6, 1.0), (1.6, 1.6, 1.5))]
+    lamps = [Lamp((position[0], 0.6, 1.0), (1.6, 1.6, 1.5), cutoff=0.8)]  # the own car's
     for side, edge in zip(SIDES, edges, strict=True):
         _plant_trees(scene, side, edge, rng)
         lamps += _add_cars(scene, side, edge, rng)
         if is_lit:
             spot = (edge + side * 0.5, 5.0, rng.uniform(7, 13))
-            lamps.append(Lamp(spot, (1.0, 0.7, 0.35), glare=0.5))
+            lamps.append(Lamp(spot, (0.6, 0.42, 0.2), glare=0.5))
     _add_people(scene, edges, rng)
-    radiance = scene.shade(lamps, ambient=rng.uniform(0.004, 0.012))
+    ambient = rng.uniform(0.0005, 0.003)
+    # The sky is as dark as what stands before it.
+    scene.emission[:, scene.label == SKY] = ambient * rng.uniform(0.1, 0.3)
+    radiance = scene.shade(lamps, ambient=ambient)
     return {
         "visible": take_picture(radiance, rng=rng, noise=rng.uniform(0.003, 0.006)),
         "auxiliary": _measure_heat(scene.heat, rng),
@@ -86,7 +88,7 @@ def _build_facades(scene: Scene, side: int, edge: float, rng: np.random.Generato
     """Builds a row of houses along one pavement, near ones with shop windows, some gaps between."""
     face, z = edge + side * rng.uniform(2.4, 3.4), rng.uniform(-3, 3)
     while z < 40:
-        end, height = z + rng.uniform(6, 10), rng.uniform(4, 11)
+        end, height = z + rng.uniform(6, 10), rng.uniform(3.5, 12)
         heat = rng.uniform(0.3, 0.54)
         tone = rng.uniform(0.15, 0.35) * rng.uniform(0.85, 1.1, 3)
         house = {"label": BUILDING, "albedo": tone, "heat": heat}
@@ -111,10 +113,10 @@ def _cut_windows(scene: Scene, rng: np.random.Generator) -> None:
 
 
 def _plant_trees(scene: Scene, side: int, edge: float, rng: np.random.Generator) -> None:
-    z = rng.uniform(6, 10)
-    for _ in range(rng.integers(1, 3)):
+    z = rng.uniform(5, 11)
+    for _ in range(rng.integers(0, 3)):
         x, height = edge + side * rng.uniform(1.2, 2.0), rng.uniform(3.2, 4.2)
-        tree = {"label": TREE, "albedo": (0.15, 0.2, 0.1), "heat": rng.uniform(0.16, 0.32)}
+        tree = {"label": TREE, "albedo": (0.2, 0.25, 0.15), "heat": rng.uniform(0.16, 0.32)}
         scene.add_box((x - 0.2, 0, z - 0.2), (x + 0.2, height, z + 0.2), **tree)
         radius = rng.uniform(1.3, 1.9)
         scene.add_ellipsoid((x, height, z), (radius, 1.1 * radius, radius), **tree)
@@ -125,7 +127,7 @@ def _add_cars(scene: Scene, side: int, edge: float, rng: np.random.Generator) ->
     """Puts cars on one lane, oncoming on the left; returns the lights of those that drive."""
     lamps, z = [], rng.uniform(4.5, 8)
     color, glare = ((0.3, 0.3, 0.25), 0.9) if side < 0 else ((0.15, 0.012, 0.009), 0.35)
-    for _ in range(rng.integers(1, 3)):
+    for _ in range(rng.integers(0, 3)):
         x, car = edge - side * rng.uniform(1.1, 1.7), {"label": CAR}
         car["albedo"] = rng.uniform(0.05, 0.3) * np.ones(3)
         scene.add_box((x - 0.9, 0.25, z), (x + 0.9, 0.95, z + 4), **car, heat=BODY_HEAT)

@@ -24,11 +24,13 @@ class Lamp:
         position: X, Y, Z in metres.
         color: radiant power per channel; 1 lights a white wall 1 m away to full scale.
         glare: brightness of the halo that the lens shows around the lamp, 0 for none.
+        cutoff: height in metres above which it sheds no light, as a low beam.
     """
 
     position: tuple[float, float, float]
     color: tuple[float, float, float]
     glare: float = 0.0
+    cutoff: float = np.inf
 
 
 class Scene:
@@ -143,6 +145,7 @@ class Scene:
             away = np.array(lamp.position, np.float32).reshape(3, 1, 1) - points  # (3, H, W)
             square = (away * away).sum(0) + 0.05  # (H, W), kept off 0 next to the lamp
             strength = np.maximum((away * self.normal).sum(0), 0) / square**1.5  # (H, W)
+            strength *= points[1] < lamp.cutoff
             light += np.array(lamp.color, np.float32).reshape(3, 1, 1) * strength
         radiance = self.albedo * light + self.emission
         for lamp in lamps:
