@@ -68,7 +68,9 @@ def test_losses_are_those_of_the_drawn_embeddings_weighted() -> None:
     losses = branch(features, labels, seeds)
     views = branch._draw(labels[:, ::32, ::32], seeds)
     embeddings = [
-        branch.projectors[stream](features[f"res5_{stream}"])[getattr(views, stream)]
+        branch.projectors[stream](features[f"res5_{stream}"])
+        .permute(0, 2, 3, 1)
+        .flatten(0, 2)[getattr(views, stream)]
         for stream in ("visible", "auxiliary")
     ]
     expected = contrastive_losses(*embeddings, views.labels)

@@ -31,7 +31,9 @@ def test_unsupervised_is_cross_entropy_over_places_both_ways() -> None:
     features = features_of()
     (loss,) = branch(features, torch.full((2, 96, 128), 255), [0, 1]).values()
     visible, auxiliary = (
-        torch.nn.functional.normalize(branch.projectors[stream](features[f"res5_{stream}"]))
+        torch.nn.functional.normalize(
+            branch.projectors[stream](features[f"res5_{stream}"]).permute(0, 2, 3, 1).flatten(0, 2)
+        )
         for stream in ("visible", "auxiliary")
     )  # (24, 8) each
     logits, places = visible @ auxiliary.t() / 0.1, torch.arange(24)
@@ -51,8 +53,9 @@ def test_unsupervised_draws_as_many_places_of_every_image_as_the_limit_allows() 
 
 def test_region_means_by_hand() -> None:
     branch = branch_of("RegionContrast")
-    embeddings = torch.tensor([[3.0, 0.0], [3.0, 8.0], [0.0, 1.0], [5.0, 5.0]])  # N = 2, h w = 2
-    means, classes = branch.region_means(embeddings, torch.tensor([[[2, 2]], [[0, 255]]]))
+    cells = [[[3.0, 0.0], [3.0, 8.0]], [[0.0, 1.0], [5.0, 5.0]]]
+    maps = torch.tensor(cells).transpose(1, 2)[:, :, None]  # (2, 2, 1, 2)
+    means, classes = branch.region_means(maps, torch.tensor([[[2, 2]], [[0, 255]]]))
     assert classes.tolist() == [0, 2]
     # The mean of (3, 0) and (3, 8) is (3, 4), of length 5.
     torch.testing.assert_close(means, torch.tensor([[0.0, 1.0], [0.6, 0.8]]))
@@ -64,7 +67,7 @@ def region(memory_size: int) -> RegionContrast:
         in_feature="visible", channels=2, hidden_dim=2, embed_dim=2, weight=1.0, temperature=1.0,
         num_classes=3, memory_size=memory_size,
     )  # fmt: skip
-    branch.projector.forward = lambda feature: feature.permute(0, 2, 3, 1).flatten(0, 2)
+    branch.projector.forward = lambda feature: feature
     return branch
 
 

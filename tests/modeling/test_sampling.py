@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from smmcl.modeling.contrastive.sampling import Views, draw_keys, sample_views, shrink_labels
+from smmcl.modeling.contrastive.sampling import (
+    Views,
+    draw_keys,
+    sample_views,
+    shrink_labels,
+    take_cells,
+)
 
 # Image 0: five cells of class 0, three of class 2. Image 1: four of class 2, two of class 1, two
 # ignored. With at least three cells there are three sets, of 5, 3 and 4 cells.
@@ -128,6 +134,16 @@ def test_labels_of_any_size_reach_every_cell(size: tuple[int, int]) -> None:
     shrunk = shrink_labels(rows, size=(height, width))
     assert shrunk.shape == (1, height, width)
     assert shrunk[0, :, 0].tolist() == [row * size[0] // height for row in range(height)]
+
+
+def test_cells_are_taken_across_the_channels() -> None:
+    # Two maps of 3 channels and 1 x 2 cells: entry 100 * image + 10 * channel + cell.
+    image, channel, cell = torch.meshgrid(*map(torch.arange, (2, 3, 2)), indexing="ij")
+    maps = (100 * image + 10 * channel + cell)[:, :, None].double().requires_grad_()
+    taken = take_cells(maps, torch.tensor([3, 0]))
+    assert taken.tolist() == [[101, 111, 121], [0, 10, 20]]
+    taken[0].sum().backward()
+    assert maps.grad.flatten(1).tolist() == [[0] * 6, [0, 1] * 3]
 
 
 def test_reference_sets(golden) -> None:

@@ -14,7 +14,13 @@ from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
 from smmcl.modeling.contrastive.diagnostics import Diagnostics
 from smmcl.modeling.contrastive.loss import contrastive_losses
 from smmcl.modeling.contrastive.projector import Projector, check_features
-from smmcl.modeling.contrastive.sampling import Views, draw_keys, sample_views, shrink_labels
+from smmcl.modeling.contrastive.sampling import (
+    Views,
+    draw_keys,
+    sample_views,
+    shrink_labels,
+    take_cells,
+)
 
 
 class SMMCL(nn.Module):
@@ -165,14 +171,14 @@ class SMMCL(nn.Module):
 
     def _take(self, stream: str, feature: Tensor, cells: Tensor, first: int) -> Tensor:
         """Embeddings of the sampled cells; the first cell of this process is number `first`."""
-        embeddings = self.projectors[stream](feature)  # (N * h * w, D)
-        device = embeddings.device
+        maps = self.projectors[stream](feature)  # (N, D, h, w)
         if not self.is_gathered:
-            return embeddings[cells.to(device, non_blocking=True)]  # (M, D)
-        is_own = (cells >= first) & (cells < first + len(embeddings))
-        rows = is_own.nonzero().squeeze(1).to(device, non_blocking=True)
-        own = embeddings[(cells[is_own] - first).to(device, non_blocking=True)]
-        everywhere = embeddings.new_zeros(len(cells), embeddings.shape[1])  # (M, D)
+            return take_cells(maps, cells.to(maps.device, non_blocking=True))  # (M, D)
+        num_cells = maps.numel() // maps.shape[1]
+        is_own = (cells >= first) & (cells < first + num_cells)  # (M,)
+        own = take_cells(maps, (cells[is_own] - first).to(maps.device, non_blocking=True))
+        rows = is_own.nonzero().squeeze(1).to(maps.device, non_blocking=True)
+        everywhere = own.new_zeros(len(cells), own.shape[1])  # (M, D)
         return _SumOverProcesses.apply(everywhere.index_copy(0, rows, own))
 
 

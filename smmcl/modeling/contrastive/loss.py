@@ -126,8 +126,7 @@ def normalize(embeddings: torch.Tensor) -> torch.Tensor:
     entry first: the square of an entry beyond 1e19 leaves float32.
     """
     embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
-    largest = torch.linalg.vector_norm(embeddings.detach(), torch.inf, dim=1, keepdim=True)
-    largest = largest.clamp_min(1e-12)  # (N, 1)
+    largest = embeddings.detach().abs().amax(1, keepdim=True).clamp_min(1e-12)  # (N, 1)
     scaled = embeddings / largest  # (N, D)
     return scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1)  # (N, D)
 

@@ -18,6 +18,7 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
@@ -66,6 +67,22 @@ class Runs:
             start = end
 
 
+class Window(NamedTuple):
+    """The part of a panel where labels can be equal.
+
+    Attributes:
+        rows: its anchors.
+        keys: its keys.
+        view: (R, M) of the panel, 0 where labels are equal.
+        positives: (R, M) e^s of the positives, infinity elsewhere.
+    """
+
+    rows: slice
+    keys: slice
+    view: torch.Tensor
+    positives: torch.Tensor
+
+
 class Panels:
     """The passes over the panels of one term, and what they accumulate."""
 
@@ -89,8 +106,8 @@ class Panels:
         self.anchors, self.keys, self.runs, self.places = anchors, keys, runs, places
         self.temperature = temperature
         self.loss = anchors.new_zeros(())
-        self.mass = anchors.new_zeros(len(anchors))  # (N,) Z_i
-        self.pull = anchors.new_zeros(len(anchors))  # (N,) sum_p q_ip
+        # (N,) each: 1 / (N |P_i|), Z_i and sum_p q_ip.
+        self.share, self.mass, self.pull = anchors.new_zeros(3, len(anchors))
         self.grad_anchors = torch.zeros_like(anchors)  # (N, D), without the factor 1 / t
         self.grad_keys = self.grad_anchors if keys is anchors else torch.zeros_like(keys)
         # Panels reuse one memory: fresh pages cost as much as the product that fills them.
@@ -105,10 +122,12 @@ class Panels:
     def run(self) -> None:
         """All keys face each panel: its masses are complete at once."""
         for start, stop, _ in self.panels(is_triangular=False):
-            panel = self.negatives(start, stop, 0, self.buffer)  # (R, N)
+            panel, windows = self.negatives(start, stop, 0, self.buffer)  # (R, N)
             self.mass[start:stop] = panel.sum(1)
-            self.attract(start, stop)
+            pulls = [self.attract(window) for window in windows]
             panel.mul_(self.repulsion(start, stop)[:, None])
+            for window, pull in zip(windows, pulls, strict=True):
+                window.view.sub_(pull)
             self.grad_anchors[start:stop].addmm_(panel, self.keys)
             self.grad_keys.addmm_(panel.t(), self.anchors[start:stop])
 
@@ -117,20 +136,24 @@ class Panels:
         panels = list(self.panels(is_triangular=True))
         kept = {}  # by offset: as many as there are panels if the buffer has room for all
         for start, stop, offset in panels:
-            panel = self.negatives(start, stop, start, self.buffer[offset:])  # (R, N - start)
+            kept[offset] = self.negatives(start, stop, start, self.buffer[offset:])
+            panel, _ = kept[offset]  # (R, N - start)
             self.mass[start:stop] += panel.sum(1)
             self.mass[stop:] += panel[:, stop - start :].sum(0)
-            kept[offset] = panel
-        self.attract(0, len(self.anchors))
+        for first, last in self.runs.groups(0, len(self.anchors), self.group_rows):
+            low, high = self.runs.window(first, last)
+            view = self.exponentials(first, last, low, high, self.scratch)  # (R, M)
+            self.attract(self.window(view, first, last, low, high))
         repulsion = self.repulsion(0, len(self.anchors))  # (N,)
         for start, stop, offset in panels:
-            if len(kept) == len(panels):
-                panel = kept[offset]
-            else:
-                panel = self.negatives(start, stop, start, self.buffer[offset:])  # (R, N - start)
+            if len(kept) < len(panels):
+                kept[offset] = self.negatives(start, stop, start, self.buffer[offset:])
+            panel, windows = kept[offset]  # (R, N - start)
             both = self.scratch[: panel.numel()].view_as(panel)
             torch.add(repulsion[start:stop, None], repulsion[start:], out=both)
             panel.mul_(both)
+            for window in windows:
+                window.view.sub_(self.mutual_pull(window))
             self.grad_anchors[start:stop].addmm_(panel, self.keys[start:])
             self.grad_anchors[stop:].addmm_(panel[:, stop - start :].t(), self.anchors[start:stop])
 
@@ -156,34 +179,54 @@ class Panels:
         panel = memory[: len(anchors) * len(keys)].view(len(anchors), len(keys))
         return panel.addmm_(anchors, keys.t(), beta=0, alpha=1 / self.temperature).exp_()
 
-    def negatives(self, start: int, stop: int, first: int, memory: torch.Tensor) -> torch.Tensor:
-        """e^s of anchors start to stop and keys from `first` on, 0 where the labels are equal."""
+    def negatives(
+        self, start: int, stop: int, first: int, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, list[Window]]:
+        """Panel of anchors start to stop and keys from `first` on, its positives taken out.
+
+        Returns:
+            (R, M) e^s of the negatives, 0 elsewhere, and the windows with the positives.
+        """
         panel = self.exponentials(start, stop, first, len(self.keys), memory)  # (R, M)
-        labels = self.runs.labels
+        windows = []
         for top, bottom in self.runs.groups(start, stop, self.group_rows):
             low, high = self.runs.window(top, bottom)
             low = max(low, first)
-            is_same = labels[top:bottom, None] == labels[low:high]
-            window = panel[top - start : bottom - start, low - first : high - first]
-            window.masked_fill_(is_same, 0)
-        return panel
+            view = panel[top - start : bottom - start, low - first : high - first]
+            windows.append(self.window(view, top, bottom, low, high))
+        return panel, windows
 
-    def attract(self, start: int, stop: int) -> None:
-        """The positives of anchors start to stop: their loss, pull and share of the gradient."""
-        for first, last in self.runs.groups(start, stop, self.group_rows):
-            low, high = self.runs.window(first, last)
-            exponentials = self.exponentials(first, last, low, high, self.scratch)  # (R, M)
-            is_positive = self.runs.labels[first:last, None] == self.runs.labels[low:high]
-            if self.places is not None:
-                is_positive &= self.places[0][first:last, None] != self.places[1][low:high]
-            weight = is_positive.to(exponentials.dtype)  # (R, M)
-            weight.div_(weight.sum(1, keepdim=True).clamp_min(1) * len(self.anchors))
-            odds = self.mass[first:last, None] / exponentials  # (R, M)
-            self.loss += torch.sum(odds.log1p() * weight)
-            weight = odds.div_(odds + 1).mul_(weight)  # (R, M) q_ip
-            self.pull[first:last] = weight.sum(1)
-            self.grad_anchors[first:last].addmm_(weight, self.keys[low:high], alpha=-1)
-            self.grad_keys[low:high].addmm_(weight.t(), self.anchors[first:last], alpha=-1)
+    def window(self, view: torch.Tensor, top: int, bottom: int, low: int, high: int) -> Window:
+        is_same = self.runs.labels[top:bottom, None] == self.runs.labels[low:high]
+        is_positive = is_same
+        if self.places is not None:
+            is_positive = is_same & (self.places[0][top:bottom, None] != self.places[1][low:high])
+        # Infinitely likely ones cost nothing and are not pulled.
+        positives = view.masked_fill(~is_positive, torch.inf)
+        view.masked_fill_(is_same, 0)
+        return Window(slice(top, bottom), slice(low, high), view, positives)
+
+    def attract(self, window: Window) -> torch.Tensor:
+        """Adds the loss of the anchors of a window, which holds all their positives.
+
+        Returns:
+            (R, M) q_ip, in the memory of the window's positives.
+        """
+        rows, positives = window.rows, window.positives
+        count = positives.isfinite().sum(1, dtype=positives.dtype).clamp_min(1)  # (R,)
+        self.share[rows] = count.mul_(len(self.anchors)).reciprocal_()
+        odds = positives.reciprocal_().mul_(self.mass[rows, None])  # (R, M) Z_i / e^s_ip
+        self.loss += self.share[rows] @ odds.log1p().sum(1)
+        pull = odds.div_(odds + 1).mul_(self.share[rows, None])  # (R, M)
+        self.pull[rows] = pull.sum(1)
+        return pull
+
+    def mutual_pull(self, window: Window) -> torch.Tensor:
+        """q_ip + q_pi of a window of an intra-modal term, (R, M)."""
+        strength = self.share * self.mass  # (N,)
+        mass_of_rows, mass_of_keys = self.mass[window.rows, None], self.mass[window.keys]
+        pull = strength[window.rows, None] / (mass_of_rows + window.positives)
+        return pull.add_(strength[window.keys] / (mass_of_keys + window.positives))
 
     def repulsion(self, start: int, stop: int) -> torch.Tensor:
         """What each unit of e^s of the negatives of anchors start to stop weighs."""

@@ -30,10 +30,9 @@ class Projector(nn.Sequential):
         init_encoder(self)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Embeddings of all cells in float32 whatever the autocast, (N, C, h, w) to (N h w, D)."""
+        """In float32 whatever the autocast, (N, C, h, w) to (N, D, h, w)."""
         with torch.autocast(feature.device.type, enabled=False):
-            embeddings = super().forward(feature.float())  # (N, D, h, w)
-        return embeddings.permute(0, 2, 3, 1).flatten(0, 2)  # (N * h * w, D)
+            return super().forward(feature.float())
 
 
 def check_features(names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> list[int]:

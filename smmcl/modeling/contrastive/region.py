@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smmcl.d2 import CfgNode, ShapeSpec, configurable
 from smmcl.modeling.contrastive.loss import normalize
 from smmcl.modeling.contrastive.projector import Projector, check_features
-from smmcl.modeling.contrastive.sampling import shrink_labels
+from smmcl.modeling.contrastive.sampling import shrink_labels, take_cells
 
 
 class RegionContrast(nn.Module):
@@ -83,11 +83,11 @@ class RegionContrast(nn.Module):
         self._remember(means.detach(), classes)
         return {"loss_contrast_visible": self.weight * loss}
 
-    def region_means(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def region_means(self, maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Unit mean embedding and class of every class of every image.
 
         Args:
-            embeddings: (N h w, D).
+            maps: (N, D, h, w).
             labels: (N, h, w) on the CPU.
 
         Returns:
@@ -99,12 +99,12 @@ class RegionContrast(nn.Module):
         cells = is_known.nonzero().squeeze(1)
         names, region, sizes = regions[cells].unique(return_inverse=True, return_counts=True)
         classes = names // len(labels)  # (S,)
-        device = embeddings.device
+        device = maps.device
         cells, region, sizes, classes = (
             part.to(device, non_blocking=True) for part in (cells, region, sizes, classes)
         )
-        sums = embeddings.new_zeros(len(sizes), embeddings.shape[1])
-        sums = sums.index_add(0, region, embeddings[cells])  # (S, D)
+        sums = maps.new_zeros(len(sizes), maps.shape[1])
+        sums = sums.index_add(0, region, take_cells(maps, cells))  # (S, D)
         return normalize(sums / sizes[:, None]), classes
 
     def _loss(self, means: Tensor, classes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ the accelerator. There is no loop over anchor sets.
 Shape shorthand in this module:
     N: images in the batch     H, W: label height and width     h, w: feature height and width
     K: classes     S: anchor sets (one class of one image)     V: views per set
+    M: views in all     D: embedding size
 """
 
 import dataclasses
@@ -109,6 +110,22 @@ def sample_views(
         num_sets=len(kept),
         views_per_set=num_views,
     )
+
+
+def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Embeddings of some cells, without a copy of the maps that has the channels last.
+
+    Args:
+        maps: (N, D, h, w).
+        cells: (M,) counted along N * h * w, on the device of the maps.
+
+    Returns:
+        (M, D).
+    """
+    size, area = maps.shape[1], maps.shape[2] * maps.shape[3]
+    first = cells // area * size * area + cells % area  # (M,) entry of the first channel
+    entries = first[:, None] + torch.arange(0, size * area, area, device=maps.device)  # (M, D)
+    return maps.flatten().index_select(0, entries.flatten()).view(-1, size)  # (M, D)
 
 
 def _set_of_cell(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
