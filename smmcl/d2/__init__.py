@@ -9,24 +9,26 @@ import importlib.util
 import os
 from typing import Any
 
-# The whole door, by what the names are for. The drawing ones load when first asked for: they need
-# matplotlib and OpenCV, which training does not.
-_NAMES = (
-    "CfgNode get_cfg configurable "
-    "DatasetCatalog MetadataCatalog get_detection_dataset_dicts build_detection_train_loader "
-    "build_detection_test_loader TrainingSampler InferenceSampler "
-    "ImageList ShapeSpec get_norm META_ARCH_REGISTRY BACKBONE_REGISTRY SEM_SEG_HEADS_REGISTRY "
-    "Backbone build_model build_backbone build_sem_seg_head sem_seg_postprocess "
-    "get_default_optimizer_params maybe_add_gradient_clipping LRMultiplier WarmupParamScheduler "
-    "DefaultTrainer SimpleTrainer AMPTrainer HookBase hooks create_ddp_model "
-    "default_argument_parser default_setup default_writers launch "
-    "DatasetEvaluator DatasetEvaluators inference_on_dataset print_csv_format verify_results "
-    "DetectionCheckpointer comm setup_logger "
-    "EventStorage JSONWriter get_event_storage has_event_storage"
-).split()
-_DRAWING_NAMES = ("Visualizer", "ColorMode")
-
-__all__ = ["ENGINE", "ENGINE_VERSION", *_NAMES, *_DRAWING_NAMES]  # noqa: PLE0604
+# The whole door, by the module of the embedded engine that has the names; upstream.py knows where
+# Detectron2 keeps them.
+NAMES = {
+    "config": "CfgNode get_cfg configurable",
+    "data": "DatasetCatalog MetadataCatalog TrainingSampler InferenceSampler "
+    "build_detection_train_loader build_detection_test_loader",
+    "modeling": "ShapeSpec ImageList get_norm Backbone META_ARCH_REGISTRY BACKBONE_REGISTRY "
+    "SEM_SEG_HEADS_REGISTRY build_model build_backbone build_sem_seg_head sem_seg_postprocess",
+    "solver": "get_default_optimizer_params maybe_add_gradient_clipping LRMultiplier "
+    "WarmupParamScheduler",
+    "train_loop": "HookBase SimpleTrainer AMPTrainer",
+    "default_trainer": "DefaultTrainer DetectionCheckpointer create_ddp_model default_writers",
+    "evaluation": "DatasetEvaluator DatasetEvaluators inference_on_dataset print_csv_format "
+    "verify_results",
+    "events": "EventStorage JSONWriter get_event_storage has_event_storage",
+    "launch": "default_argument_parser default_setup launch setup_logger",
+    "visualizer": "Visualizer ColorMode",
+}
+MODULES = ("comm", "hooks")
+__all__ = ["ENGINE", "ENGINE_VERSION", *MODULES, *" ".join(NAMES.values()).split()]
 
 
 def _choose_engine() -> str:
@@ -53,7 +55,7 @@ def _load_detectron2() -> Any:
     """Imports Detectron2; one that is broken or of 2021 is refused, never replaced in silence."""
     way_out = "or set SMMCL_ENGINE=builtin to run on the embedded engine."
     try:
-        engine = importlib.import_module("smmcl.d2.upstream")
+        upstream = importlib.import_module("smmcl.d2.upstream")
     except Exception as error:  # an old release fails in many ways, not by ImportError alone
         raise ImportError(
             f"Detectron2 is installed, but importing it failed with {type(error).__name__}: "
@@ -61,30 +63,36 @@ def _load_detectron2() -> Any:
         ) from error
     # Release v0.6 of 2021 and today's main branch both say 0.6; only main has this key, added
     # after its repairs for numpy 1.24, Pillow 10 and numpy 2.
-    if "FLOAT32_PRECISION" not in engine.get_cfg():
+    if "FLOAT32_PRECISION" not in upstream.get_cfg():
         raise ImportError(
-            f"Detectron2 {engine.__version__} is installed in its release of 2021, which does not "
-            f"run with today's numpy and Pillow. Install its main branch, {way_out}"
+            f"Detectron2 {upstream.__version__} is installed in its release of 2021, which does "
+            f"not run with today's numpy and Pillow. Install its main branch, {way_out}"
         )
-    return engine
+    return upstream
 
 
 ENGINE: str = _choose_engine()
-_engine = (
-    _load_detectron2()
-    if ENGINE == "detectron2"
-    else importlib.import_module("smmcl.d2.builtin")
-)
-ENGINE_VERSION: str = _engine.__version__
-globals().update({name: getattr(_engine, name) for name in _NAMES})
+if ENGINE == "detectron2":
+    _upstream = _load_detectron2()
+    ENGINE_VERSION: str = _upstream.__version__
+else:
+    ENGINE_VERSION = importlib.import_module("smmcl.d2.builtin").__version__
 
 
 def __getattr__(name: str) -> Any:
-    if name in _DRAWING_NAMES:
-        home = "detectron2.utils" if ENGINE == "detectron2" else "smmcl.d2.builtin"
-        return getattr(importlib.import_module(f"{home}.visualizer"), name)
-    raise AttributeError(
-        f"smmcl.d2 has no '{name}': this project is written against {len(__all__)} names of "
-        "Detectron2 only, listed in smmcl/d2/__init__.py. Where Detectron2 is installed, import "
-        f"'{name}' from detectron2 itself."
-    )
+    """Fetches a name at its first use: drawing needs matplotlib and OpenCV, training does not."""
+    if name not in __all__:
+        raise AttributeError(
+            f"smmcl.d2 has no '{name}': this project is written against {len(__all__)} names of "
+            "Detectron2 only, listed in smmcl/d2/__init__.py. Where Detectron2 is installed, "
+            f"import '{name}' from detectron2 itself."
+        )
+    if ENGINE == "detectron2":
+        found = getattr(_upstream, name)
+    elif name in MODULES:
+        found = importlib.import_module(f"smmcl.d2.builtin.{name}")
+    else:
+        home = next(module for module, names in NAMES.items() if name in names.split())
+        found = getattr(importlib.import_module(f"smmcl.d2.builtin.{home}"), name)
+    globals()[name] = found
+    return found

@@ -1,4 +1,4 @@
-"""Detectron2 itself: the same names, from where it keeps them."""
+"""Detectron2 itself: the names of the door, from where it keeps them."""
 
 from detectron2 import __version__
 from detectron2.checkpoint import DetectionCheckpointer
@@ -8,7 +8,6 @@ from detectron2.data import (
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.engine import (
@@ -52,3 +51,4 @@ from detectron2.utils.events import (
     has_event_storage,
 )
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.visualizer import ColorMode, Visualizer

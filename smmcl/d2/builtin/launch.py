@@ -1,72 +1,43 @@
-"""Starting a run: command line, processes, logs, seeds."""
+"""Starting a run: command line, processes, logs in Detectron2's format, seeds."""
 
 import argparse
 import datetime
+import functools
 import logging
 import os
+import pathlib
+import random
 import socket
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from iopath.common.file_io import g_pathmgr
+from termcolor import colored
 
 from smmcl.d2.builtin import comm
 from smmcl.d2.builtin.config import CfgNode
-from smmcl.d2.builtin.environment import collect_env_info, seed_all_rng
-from smmcl.d2.builtin.logger import setup_logger
-
-DEFAULT_TIMEOUT = datetime.timedelta(minutes=30)
-
-_EXAMPLES = """
-Examples:
-
-One machine:
-    $ {0} --num-gpus 8 --config-file cfg.yaml
-
-Other values of config keys:
-    $ {0} --config-file cfg.yaml MODEL.WEIGHTS /path/to/weight.pth SOLVER.BASE_LR 0.001
-
-Two machines:
-    (machine0)$ {0} --machine-rank 0 --num-machines 2 --dist-url <URL> [--other-flags]
-    (machine1)$ {0} --machine-rank 1 --num-machines 2 --dist-url <URL> [--other-flags]
-"""
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
-    """Returns the command line of a training tool.
-
-    Args:
-        epilog: text below the options; by default some examples.
-    """
-    parser = argparse.ArgumentParser(
-        epilog=epilog or _EXAMPLES.format(sys.argv[0]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path to config file")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="test, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on each machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines in all")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
+    """The command line of a training tool."""
+    parser = argparse.ArgumentParser(epilog=epilog)
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="path to config file")
+    add("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="test, do not train")
+    add("--num-gpus", type=int, default=1, help="processes on each machine")
+    add("--num-machines", type=int, default=1, help="machines in all")
+    add("--machine-rank", type=int, default=0, help="number of this machine")
     # One port per user: a process left over from an earlier run is noticed by its taken port.
     port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
-    parser.add_argument(
-        "--dist-url",
-        default=f"tcp://127.0.0.1:{port}",
-        help="where the processes meet; 'auto' finds a free port on a single machine",
-    )
-    parser.add_argument(
-        "opts",
-        default=None,
-        nargs=argparse.REMAINDER,
-        help="config keys and values, as KEY VALUE KEY VALUE ...",
-    )
+    url = f"tcp://127.0.0.1:{port}"
+    add("--dist-url", default=url, help="where processes meet; 'auto' finds a free port")
+    add("opts", nargs=argparse.REMAINDER, help="config keys and values: KEY VALUE KEY VALUE ...")
     return parser
 
 
@@ -77,65 +48,30 @@ def launch(
     machine_rank: int = 0,
     dist_url: str | None = None,
     args: tuple = (),
-    timeout: datetime.timedelta = DEFAULT_TIMEOUT,
+    timeout: datetime.timedelta = datetime.timedelta(minutes=30),
 ) -> None:
-    """Runs a function in one process, or in several that form a process group.
-
-    Args:
-        main_func: called with `args` in every process.
-        num_gpus_per_machine: processes on each machine, with or without GPUs.
-        num_machines: machines in all; each calls `launch`.
-        machine_rank: number of this machine.
-        dist_url: where the processes meet; "auto" finds a free port on a single machine.
-        args: arguments of `main_func`.
-        timeout: of the process group.
-    """
+    """Runs `main_func(*args)` in this process, or in several that form a process group."""
     world_size = num_machines * num_gpus_per_machine
     if world_size <= 1:
         main_func(*args)
         return
     if dist_url == "auto":
         assert num_machines == 1, "dist_url=auto not supported in multi-machine jobs."
-        dist_url = f"tcp://127.0.0.1:{_find_free_port()}"
-    if num_machines > 1 and dist_url.startswith("file://"):
-        logging.getLogger("detectron2.engine.launch").warning(
-            "file:// is not a reliable init_method in multi-machine jobs. Prefer tcp://"
-        )
-    mp.start_processes(
-        _run_worker,
-        nprocs=num_gpus_per_machine,
-        args=(main_func, world_size, num_gpus_per_machine, machine_rank, dist_url, args, timeout),
-        daemon=False,
-    )
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            dist_url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    ranks = range(machine_rank * num_gpus_per_machine, world_size)[:num_gpus_per_machine]
+    group = {"init_method": dist_url, "world_size": world_size, "timeout": timeout}
+    mp.start_processes(_run_worker, (main_func, args, ranks, group), len(ranks), daemon=False)
 
 
 def _run_worker(
-    local_rank: int,
-    main_func: Callable,
-    world_size: int,
-    num_gpus_per_machine: int,
-    machine_rank: int,
-    dist_url: str,
-    args: tuple,
-    timeout: datetime.timedelta,
+    local_rank: int, main_func: Callable, args: tuple, ranks: range, group: dict[str, Any]
 ) -> None:
     has_gpu = torch.cuda.is_available()
-    if has_gpu:
-        assert num_gpus_per_machine <= torch.cuda.device_count()
-    dist.init_process_group(
-        backend="NCCL" if has_gpu else "GLOO",
-        init_method=dist_url,
-        world_size=world_size,
-        rank=machine_rank * num_gpus_per_machine + local_rank,
-        timeout=timeout,
-    )
-    comm.create_local_process_group(num_gpus_per_machine)
+    assert not has_gpu or len(ranks) <= torch.cuda.device_count()
+    dist.init_process_group("NCCL" if has_gpu else "GLOO", rank=ranks[local_rank], **group)
+    comm.create_local_process_group(len(ranks))
     if has_gpu:
         torch.cuda.set_device(local_rank)
     comm.synchronize()
@@ -143,23 +79,16 @@ def _run_worker(
 
 
 def default_setup(cfg: CfgNode, args: Any) -> None:
-    """Sets up OUTPUT_DIR, loggers, seeds and cuDNN, and writes the config into OUTPUT_DIR.
-
-    Args:
-        cfg: the config.
-        args: the command line, which is logged.
-    """
+    """Sets up OUTPUT_DIR, loggers, seeds and cuDNN; logs the command line and the config."""
     output_dir, rank = cfg.OUTPUT_DIR, comm.get_rank()
     if comm.is_main_process() and output_dir:
         g_pathmgr.mkdirs(output_dir)
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     logger = setup_logger(output_dir, distributed_rank=rank)
     logger.info(f"Rank of current process: {rank}. World size: {comm.get_world_size()}")
-    logger.info("Environment info:\n" + collect_env_info())
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    logger.info(f"Environment info: Python {sys.version}, torch {torch.__version__}, {devices}")
     logger.info(f"Command line arguments: {args}")
-    if getattr(args, "config_file", ""):
-        with g_pathmgr.open(args.config_file, "r") as file:
-            logger.info(f"Contents of args.config_file={args.config_file}:\n{file.read()}")
     if comm.is_main_process() and output_dir:
         logger.info(f"Running with full config:\n{cfg.dump()}")
         path = f"{output_dir}/config.yaml"
@@ -169,7 +98,60 @@ def default_setup(cfg: CfgNode, args: Any) -> None:
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not getattr(args, "eval_only", False):
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    if cfg.FLOAT32_PRECISION and torch.cuda.is_available():
-        logger.info(f"Set fp32 precision to {cfg.FLOAT32_PRECISION}")
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-        torch.backends.cudnn.allow_tf32 = cfg.FLOAT32_PRECISION != "highest"
+
+
+def seed_all_rng(seed: int | None = None) -> None:
+    """Seeds Python, numpy and torch; None draws a seed and logs it."""
+    if seed is None:
+        seed = int.from_bytes(os.urandom(4), "big")
+        logging.getLogger("detectron2.utils.env").info(f"Using a generated random seed {seed}")
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    os.environ["PYTHONHASHSEED"] = str(seed)
+
+
+class _TerminalFormatter(logging.Formatter):
+    """Colours, and the root name of a logger shortened."""
+
+    names: tuple[str, str]  # the root name and its short form, each with its dot
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.name = record.name.replace(*self.names)
+        level = record.levelname if record.levelno >= logging.WARNING else ""
+        return (colored(level, "red") + " " if level else "") + super().formatMessage(record)
+
+
+@functools.lru_cache  # a second call must not add a second handler
+def setup_logger(
+    output: str | None = None,
+    distributed_rank: int = 0,
+    *,
+    color: bool = True,
+    name: str = "detectron2",
+    abbrev_name: str | None = None,
+    enable_propagation: bool = False,
+    configure_stdout: bool = True,
+) -> logging.Logger:
+    """Gives a logger its handlers: the terminal on the main process, a file on every process."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = enable_propagation
+    date = "%m/%d %H:%M:%S"
+    plain = logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt=date)
+    if configure_stdout and distributed_rank == 0:
+        short = ("d2" if name == "detectron2" else name) if abbrev_name is None else abbrev_name
+        line = colored("[%(asctime)s %(name)s]: ", "green") + "%(message)s"
+        coloured = _TerminalFormatter(line, datefmt=date)
+        coloured.names = (f"{name}.", f"{short}." if short else "")
+        terminal = logging.StreamHandler(stream=sys.stdout)
+        terminal.setFormatter(coloured if color else plain)
+        logger.addHandler(terminal)
+    if output is not None:
+        filename = output if output.endswith((".txt", ".log")) else f"{output}/log.txt"
+        g_pathmgr.mkdirs(str(pathlib.PurePath(filename).parent))
+        rank_suffix = f".rank{distributed_rank}" if distributed_rank > 0 else ""
+        file = logging.FileHandler(filename + rank_suffix)
+        file.setFormatter(plain)
+        logger.addHandler(file)
+    return logger

@@ -1,13 +1,13 @@
-"""What models are made with: registries and builders, the backbone's interface, batches of images.
+"""What models are made with: registries and builders, the backbone's interface, padded batches.
 
 Shape shorthand in this module:
     N: images     C: channels     K: classes     H, W: height and width
 """
 
+import functools
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,7 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     """A network that maps an image to named features, described by `output_shape()`."""
 
     @abstractmethod
-    def forward(self) -> dict[str, Tensor]:
-        """Returns the features by name."""
+    def forward(self) -> dict[str, Tensor]: ...
 
     @property
     def size_divisibility(self) -> int:
@@ -49,11 +48,10 @@ class Backbone(nn.Module, metaclass=ABCMeta):
         return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Returns channels and stride of each feature."""
+        """Channels and stride of each feature."""
+        channels, strides = self._out_feature_channels, self._out_feature_strides
         return {
-            name: ShapeSpec(
-                channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
-            )
+            name: ShapeSpec(channels=channels[name], stride=strides[name])
             for name in self._out_features
         }
 
@@ -65,12 +63,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbone:
-    """Builds `MODEL.BACKBONE.NAME`.
-
-    Args:
-        cfg: the config.
-        input_shape: of the image; by default as many channels as `MODEL.PIXEL_MEAN` has values.
-    """
+    """Builds `MODEL.BACKBONE.NAME`, by default for as many channels as `MODEL.PIXEL_MEAN` has."""
     input_shape = input_shape or ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
     assert isinstance(backbone, Backbone), f"{cfg.MODEL.BACKBONE.NAME} built no Backbone"
@@ -78,44 +71,25 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Backbo
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
-    """Builds `MODEL.SEM_SEG_HEAD.NAME`.
-
-    Args:
-        cfg: the config.
-        input_shape: the backbone's `output_shape()`.
-    """
+    """Builds `MODEL.SEM_SEG_HEAD.NAME` for a backbone's `output_shape()`."""
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
 
 
 def sem_seg_postprocess(
     result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
 ) -> Tensor:
-    """Cuts the padding off a prediction and brings it to the wanted size.
-
-    Args:
-        result: scores, (K, H, W).
-        img_size: height and width of the image inside the padding.
-        output_height: wanted height.
-        output_width: wanted width.
-
-    Returns:
-        Scores, (K, output_height, output_width).
-    """
-    scores = result[None, :, : img_size[0], : img_size[1]]  # (1, K, img_size)
+    """Cuts the padding around `img_size` off scores (K, H, W) and brings them to the output's."""
+    scores = result[None, :, : img_size[0], : img_size[1]]  # (1, K, *img_size)
     size = (output_height, output_width)
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]  # (K, *size)
 
 
 class ImageList:
     """Images of different sizes in one tensor, padded at the right and the bottom."""
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
-        """Args:
-        tensor: the padded images, (N, ..., H, W).
-        image_sizes: height and width of each before the padding.
-        """
-        self.tensor = tensor
-        self.image_sizes = image_sizes
+        self.tensor = tensor  # (N, ..., H, W)
+        self.image_sizes = image_sizes  # of each image before the padding
 
     def __len__(self) -> int:
         return len(self.image_sizes)
@@ -124,15 +98,6 @@ class ImageList:
         height, width = self.image_sizes[idx]
         return self.tensor[idx, ..., :height, :width]
 
-    def to(self, *args: Any, **kwargs: Any) -> "ImageList":
-        """Returns the list on another device or in another type, as `Tensor.to`."""
-        return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the images are."""
-        return self.tensor.device
-
     @staticmethod
     def from_tensors(
         tensors: list[Tensor],
@@ -140,23 +105,12 @@ class ImageList:
         pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
     ) -> "ImageList":
-        """Pads images to a common size.
-
-        Args:
-            tensors: the images, each (..., H, W) with its own height and width.
-            size_divisibility: what the common height and width are multiples of, when above 1.
-            pad_value: value of the padding.
-            padding_constraints: `size_divisibility` replaces the one above; `square_size` above 0
-                is the common height and width before that.
-        """
+        """Pads images (..., H, W) of different H and W to a common size."""
         assert len(tensors) > 0
-        assert isinstance(tensors, tuple | list)
-        for tensor in tensors:
-            assert isinstance(tensor, Tensor), type(tensor)
-            assert tensor.shape[:-2] == tensors[0].shape[:-2], tensor.shape
+        assert all(tensor.shape[:-2] == tensors[0].shape[:-2] for tensor in tensors)
         sizes = [(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors]
         constraints = padding_constraints or {}
-        height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+        height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
         if constraints.get("square_size", 0) > 0:
             height = width = constraints["square_size"]
         stride = max(constraints.get("size_divisibility", size_divisibility), 1)
@@ -168,66 +122,10 @@ class ImageList:
         return ImageList(torch.stack(padded), sizes)  # (N, ..., H, W)
 
 
-class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics and affine part are constants."""
-
-    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
-        """Args:
-        num_features: channels.
-        eps: added to the variance.
-        """
-        super().__init__()
-        self.eps = eps
-        self.register_buffer("weight", torch.ones(num_features))
-        self.register_buffer("bias", torch.zeros(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features) - eps)
-        self.register_buffer("num_batches_tracked", None)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Normalises (N, C, H, W)."""
-        return F.batch_norm(
-            feature, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
-
-
-class LayerNorm(nn.Module):
-    """Layer norm over the channels of (N, C, H, W)."""
-
-    def __init__(self, normalized_shape: int, eps: float = 1e-6) -> None:
-        """Args:
-        normalized_shape: channels.
-        eps: added to the variance.
-        """
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(normalized_shape))
-        self.bias = nn.Parameter(torch.zeros(normalized_shape))
-        self.eps = eps
-        self.normalized_shape = (normalized_shape,)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Normalises (N, C, H, W)."""
-        feature = feature.movedim(1, -1)  # (N, H, W, C)
-        feature = F.layer_norm(feature, self.normalized_shape, self.weight, self.bias, self.eps)
-        return feature.movedim(-1, 1)  # (N, C, H, W)
-
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "BN": nn.BatchNorm2d,
-    "SyncBN": nn.SyncBatchNorm,
-    "FrozenBN": FrozenBatchNorm2d,
-    "GN": lambda channels: nn.GroupNorm(32, channels),
-    "LN": LayerNorm,
-}
-
-
 def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """Returns a normalisation layer, or None where none is wanted.
-
-    Args:
-        norm: a key of `NORMS`, a function of the channels, or "" or None for no layer.
-        out_channels: channels of its input.
-    """
+    """A layer by its name or by a function of the channels; None for "" and None."""
     if not norm:
         return None
-    return (NORMS[norm] if isinstance(norm, str) else norm)(out_channels)
+    group_norm = functools.partial(nn.GroupNorm, 32)
+    by_name = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm, "GN": group_norm}
+    return (by_name[norm] if isinstance(norm, str) else norm)(out_channels)
