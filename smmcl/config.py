@@ -181,6 +181,10 @@ def _add_solver(cfg: CfgNode) -> None:
     _C.SOLVER.WEIGHT_DECAY = 0.01
     _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
     _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0
+    # Length of the run and of its warm-up in epochs, used where MAX_ITER is 0: then iterations
+    # follow from the number of pairs and IMS_PER_BATCH.
+    _C.SOLVER.EPOCHS = 0
+    _C.SOLVER.WARMUP_EPOCHS = 0
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
     _C.SOLVER.WARMUP_FACTOR = 0.0
     _C.SOLVER.POLY_POWER = 0.9

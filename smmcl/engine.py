@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import signal
 import threading
 import weakref
@@ -17,6 +18,7 @@ from smmcl.d2 import (
     ENGINE,
     ENGINE_VERSION,
     CfgNode,
+    DatasetCatalog,
     DatasetEvaluator,
     DefaultTrainer,
     HookBase,
@@ -50,6 +52,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
     cfg = with_device(cfg)
     check_datasets(cfg)
+    cfg = with_iterations(cfg)
     default_setup(cfg, args)
     return cfg
 
@@ -76,6 +79,28 @@ def with_device(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
+    return cfg
+
+
+def with_iterations(cfg: CfgNode) -> CfgNode:
+    """The config, with a MAX_ITER of 0 worked out from SOLVER.EPOCHS, pairs and batch."""
+    if cfg.SOLVER.MAX_ITER:
+        return cfg
+    num_pairs = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    per_epoch = math.ceil(num_pairs / cfg.SOLVER.IMS_PER_BATCH)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER = cfg.SOLVER.EPOCHS * per_epoch
+    cfg.SOLVER.WARMUP_ITERS = cfg.SOLVER.WARMUP_EPOCHS * per_epoch
+    cfg.freeze()
+    logger.info(
+        "%d epochs of %d pairs in batches of %d are %d iterations, of which %d warm up",
+        cfg.SOLVER.EPOCHS,
+        num_pairs,
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.SOLVER.MAX_ITER,
+        cfg.SOLVER.WARMUP_ITERS,
+    )
     return cfg
 
 

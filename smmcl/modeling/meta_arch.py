@@ -63,6 +63,8 @@ class MultiModalSegmentor(nn.Module):
         }
         for name, values in statistics.items():
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        # Convolutions are most of the time, and fastest with the channels innermost.
+        self.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -101,7 +103,10 @@ class MultiModalSegmentor(nn.Module):
         auxiliary = self._normalised(
             batched_inputs, "auxiliary", self.auxiliary_mean, self.auxiliary_std
         )
-        features = self.backbone(visible.tensor, auxiliary.tensor)
+        features = self.backbone(
+            visible.tensor.contiguous(memory_format=torch.channels_last),
+            auxiliary.tensor.contiguous(memory_format=torch.channels_last),
+        )
         if self.training:
             return self._losses(features, batched_inputs)
 
