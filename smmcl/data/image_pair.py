@@ -146,25 +146,27 @@ def read_label(
             f"label image {path} has mode {mode!r} but class ids in one channel are wanted. "
             "Convert its colours to ids first."
         )
-    if num_classes > ignore or ignore > 255:
+    spare = set(range(num_classes, 256)) - {ignore}
+    if num_classes > ignore or ignore > 255 or not spare:
         raise ValueError(
             f"{num_classes} classes and ignore label {ignore} do not fit the 8-bit labels of this "
-            "project. Use an ignore label of at most 255 that is no class."
+            "project. Use at most 254 classes, and an ignore label of at most 255 that is no class."
         )
-    stored = stored.astype(np.int64)
-    table = np.full(max(int(stored.max()), label_offset + num_classes, stored_ignore or 0) + 1, -1)
+    unknown = spare.pop()  # marks what the dataset does not declare
+    size = max(int(stored.max()), label_offset + num_classes - 1, stored_ignore or 0) + 1
+    table = np.full(size, unknown, dtype=np.uint8)
     table[label_offset : label_offset + num_classes] = np.arange(num_classes)
     if stored_ignore is not None:
         table[stored_ignore] = ignore
-    labels = table[stored] if stored.min() >= 0 else np.full_like(stored, -1)
-    if labels.min() < 0:
-        wrong = np.unique(stored[labels < 0])
+    labels = table[np.maximum(stored, 0)]  # (H, W)
+    is_wrong = (labels == unknown) | (stored < 0)
+    if is_wrong.any():
         raise ValueError(
-            f"label image {path} holds the values {_shorten(wrong)}, but its dataset has "
-            f"{label_offset}..{label_offset + num_classes - 1} and the ignore value "
+            f"label image {path} holds the values {_shorten(np.unique(stored[is_wrong]))}, but its "
+            f"dataset has {label_offset}..{label_offset + num_classes - 1} and the ignore value "
             f"{stored_ignore}. Mend the file, or the classes, label_offset or stored_ignore."
         )
-    return labels.astype(np.uint8)
+    return labels
 
 
 def label_facts(metadata: Any) -> dict[str, int | None]:

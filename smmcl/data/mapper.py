@@ -62,6 +62,12 @@ class MultiModalDatasetMapper:
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
             appearance: random changes of the images after the geometry, in training.
         """
+        if auxiliary_channels % contract.channels:
+            raise ValueError(
+                f"the dataset's auxiliary images have {contract.channels} channels but the model "
+                f"takes {auxiliary_channels}. Set INPUT.AUXILIARY_FORMAT to 'RGB', and "
+                "MODEL.AUXILIARY.PIXEL_MEAN and _STD to 3 values."
+            )
         self.is_train = is_train
         self.image_format = image_format
         self.auxiliary_channels = auxiliary_channels
@@ -114,14 +120,15 @@ class MultiModalDatasetMapper:
             record["auxiliary_file_name"],
             fmt=self.image_format,
             contract=self.contract,
-            channels=self.auxiliary_channels,
         )
         record["height"], record["width"] = visible.shape[:2]
         record["valid_box"] = (0, 0, *visible.shape[:2])
         if self.is_train:
             visible, auxiliary = self._augment(record, visible, auxiliary)
         record["image"] = _channels_first(visible)  # (3, H, W)
-        record["auxiliary"] = _channels_first(auxiliary)  # (A, H, W)
+        # A single channel is repeated last: moving three equal ones takes three times as long.
+        repeats = self.auxiliary_channels // self.contract.channels
+        record["auxiliary"] = _channels_first(auxiliary).repeat(repeats, 1, 1)  # (A, H, W)
         return record
 
     def _augment(

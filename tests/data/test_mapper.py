@@ -86,6 +86,21 @@ def test_unaugmented_training_label_equals_the_file(record):
     assert np.array_equal(sample["sem_seg"].numpy(), label)
 
 
+def test_repeated_channel_equals_three_that_are_moved(record):
+    single, triple = make_mapper(), make_mapper(auxiliary_channels=3)
+    for position in range(6):
+        one = single({**record, "position": position})["auxiliary"]
+        three = triple({**record, "position": position})["auxiliary"]
+        assert three.is_contiguous()
+        assert torch.equal(three, one.expand(3, -1, -1))
+
+
+def test_three_channels_do_not_fit_one():
+    contract = AuxiliaryContract(kind="hha", channels=3)
+    with pytest.raises(ValueError, match=r"3 channels but the model takes 1.*AUXILIARY_FORMAT"):
+        make_mapper(contract=contract)
+
+
 def test_record_is_left_as_it_was(record):
     before = dict(record)
     make_mapper()({**record, "position": 0})
