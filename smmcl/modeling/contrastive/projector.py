@@ -30,9 +30,9 @@ class Projector(nn.Sequential):
         init_encoder(self)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """In float32 whatever the autocast, (N, C, h, w) to (N, D, h, w)."""
+        """In float32, or float64, whatever the autocast, (N, C, h, w) to (N, D, h, w)."""
         with torch.autocast(feature.device.type, enabled=False):
-            return super().forward(feature.float())
+            return super().forward(feature.to(self[0].weight.dtype))
 
 
 def check_features(names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> list[int]:
