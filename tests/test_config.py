@@ -25,11 +25,13 @@ def leaves(cfg: CfgNode, prefix: str = "") -> dict[str, object]:
 def keys_read(path: pathlib.Path) -> set[str]:
     """Dotted config keys a file reads, following names that stand for a node of the config."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    aliases = {"cfg": "", "self.cfg": ""}
+    aliases = {"cfg": ""}
 
     def dotted(node: ast.AST) -> str | None:
-        if ast.unparse(node) in aliases:
-            return aliases[ast.unparse(node)]
+        if isinstance(node, ast.Name):
+            return aliases.get(node.id)
+        if isinstance(node, ast.Attribute) and node.attr == "cfg":
+            return ""
         if isinstance(node, ast.Attribute) and (base := dotted(node.value)) is not None:
             return f"{base}.{node.attr}".lstrip(".")
         if isinstance(node, ast.Subscript) and (base := dotted(node.value)) is not None:
@@ -37,8 +39,8 @@ def keys_read(path: pathlib.Path) -> set[str]:
         return None
 
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and (name := dotted(node.value)):
-            aliases[ast.unparse(node.targets[0])] = name
+        if isinstance(node, ast.Assign) and (name := dotted(node.value)) is not None:
+            aliases.update({t.id: name for t in node.targets if isinstance(t, ast.Name)})
     return {name for node in ast.walk(tree) if (name := dotted(node))}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from smmcl.d2 import (
@@ -83,6 +84,8 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        # The workers' seeds come from here, not from the generator that training draws from.
+        generator=torch.Generator(),
     )
 
 
