@@ -102,3 +102,17 @@ def test_a_gpu_that_is_not_there_becomes_the_cpu(tmp_path, monkeypatch, caplog) 
 def test_an_unknown_dataset_is_answered_by_name(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="no_such_set"):
         config(tmp_path, "DATASETS.TEST", "('no_such_set',)")
+
+
+def test_iterations_follow_from_epochs_pairs_and_batch(tmp_path: pathlib.Path) -> None:
+    """400 pairs in batches of 3 are 134 iterations an epoch."""
+    overrides = ["SOLVER.EPOCHS", "5", "SOLVER.WARMUP_EPOCHS", "2", "SOLVER.IMS_PER_BATCH", "3"]
+    cfg = config(tmp_path, "SOLVER.MAX_ITER", "0", *overrides)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (5 * 134, 2 * 134)
+    # A number of iterations that is asked for stands.
+    assert config(tmp_path, "SOLVER.MAX_ITER", "7", *overrides).SOLVER.MAX_ITER == 7
+
+
+def test_a_head_for_other_classes_is_answered_by_name(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 5 but dataset synthetic_night_\w+"):
+        config(tmp_path, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5")
