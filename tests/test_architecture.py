@@ -34,7 +34,6 @@ LAYERS = {
     "smmcl.data.datasets.synthetic_raycast": 0,
     "smmcl.data.datasets.synthetic_indoor": 0,
     "smmcl.data.datasets.synthetic_night": 0,
-    "smmcl.modeling.contrastive.panels": 0,
     "smmcl.evaluation": 2,
     "smmcl.solver": 2,
     "smmcl.checkpoint": 2,

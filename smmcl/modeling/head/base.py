@@ -65,7 +65,8 @@ class SemSegHead(nn.Module):
         DDP averages gradients over processes, so the sum over this process's pixels is divided
         by the mean count of a process, not by its own.
         """
-        logits = resize(logits.float(), targets.shape[-2:])  # (N, K, H, W)
+        precise = torch.promote_types(logits.dtype, torch.float32)
+        logits = resize(logits.to(precise), targets.shape[-2:])  # (N, K, H, W)
         total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
         count = (targets != self.ignore_value).sum().to(total.dtype)
         if comm.get_world_size() > 1:
