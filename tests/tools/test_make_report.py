@@ -1,0 +1,79 @@
+"""The report end to end: one run, two runs, runs that cannot be compared."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from smmcl.evaluation.report import Report
+
+DATASET = "synthetic_night_val@64x96"
+CLASSES = [f"class {index}" for index in range(9)]
+
+
+@pytest.fixture
+def evaluated(run_folder, tmp_path):
+    """A function that makes the folder of a run with results, and returns it."""
+
+    def make(name: str, *, hits: int = 3, pairs: str = "sem_seg 100") -> pathlib.Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.yaml", "model_final.pth"):
+            (folder / file).symlink_to(run_folder / file)
+        counts = torch.eye(9, dtype=torch.int64) * hits + 1
+        protocol = {"dataset": DATASET, "pairs": pairs, "engine": "builtin"}
+        report = Report(protocol, CLASSES, {"sem_seg": counts}, "present", [])
+        report.save(folder / "inference" / DATASET)
+        lines = [{"iteration": i, "total_loss": 2.0 - i / 40, "loss_x": 1.0} for i in (19, 39)]
+        lines[1]["sem_seg/mIoU"] = float("nan")
+        (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return make
+
+
+def test_two_runs_side_by_side(call_tool, evaluated, capsys) -> None:
+    first, second = evaluated("baseline"), evaluated("smmcl", hits=30)
+    call_tool("make_report", first, second, "--pairs", 1, "--limit", 2)
+    assert str(first / "report.html") in capsys.readouterr().out
+    text = (first / "report.html").read_text()
+    # IoU of a class: (hits + 1) / (2 * (hits + 9) - (hits + 1)): 4 / 20 and 31 / 47.
+    assert "<td>20.00</td>" in text
+    assert "<b>65.96</b>" in text
+    assert text.count("<polyline") == 4  # two curves of two runs
+    assert text.count("data:image/webp") == 2  # the worst and the best pair
+    assert "not evaluated alike" not in text
+
+
+def test_different_protocols_are_said(call_tool, evaluated, tmp_path) -> None:
+    folders = evaluated("all"), evaluated("half", pairs="sem_seg 50")
+    output = tmp_path / "r.html"
+    call_tool("make_report", *folders, "--pairs", 0, "--output", output)
+    assert "they differ in pairs" in output.read_text()
+    assert "data:image/webp" not in output.read_text()
+
+
+def test_a_folder_without_results_ends_in_a_sentence(call_tool, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        call_tool("make_report", tmp_path)
+    assert leaving.value.code == 2
+    assert "holds no inference/<dataset>/evaluation.json" in capsys.readouterr().err
+
+
+def test_a_browser_shows_it(call_tool, evaluated, tmp_path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    folder = evaluated("run")
+    call_tool("make_report", folder, "--pairs", 0)
+    shot = tmp_path / "shot.png"
+    options = ["--headless", "--no-sandbox", "--enable-logging=stderr", f"--screenshot={shot}"]
+    done = subprocess.run(
+        [browser, *options, (folder / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert shot.stat().st_size > 10_000
+    assert "CONSOLE" not in done.stderr
