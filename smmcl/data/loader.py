@@ -77,16 +77,18 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     positions = PositionSampler(
         start_position, rank=comm.get_rank(), world_size=comm.get_world_size()
     )
-    return build_detection_train_loader(
+    loader = build_detection_train_loader(
         dataset=PairStream(_records(cfg.DATASETS.TRAIN), mapper=mapper, seed=cfg.SEED),
         mapper=None,
         sampler=positions,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        # The workers' seeds come from here, not from the generator that training draws from.
-        generator=torch.Generator(),
     )
+    # The workers' seeds come from here, not from the generator that training draws from. The
+    # engines take it by different names ("seed", "generator"), so it is set afterwards.
+    loader.generator = torch.Generator()
+    return loader
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> DataLoader:

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import torch
 
 from smmcl.config import build_config
 from smmcl.data.loader import (
@@ -78,6 +79,15 @@ def test_workers_do_not_change_the_batches(config, num_workers):
         config("DATALOADER.NUM_WORKERS", num_workers), mapper=identity, start_position=8
     )
     assert batches(loader, 4) == [list(range(8 + 4 * i, 12 + 4 * i)) for i in range(4)]
+
+
+def test_starting_the_loader_draws_nothing_from_training(config):
+    loader = build_train_loader(config(), mapper=identity)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    next(iter(loader))
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_sample_that_cannot_be_mapped_stops_the_run(config):
