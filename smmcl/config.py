@@ -75,6 +75,17 @@ def _add_input(cfg: CfgNode) -> None:
     _C.INPUT.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     # Probability of a left-right flip.
     _C.INPUT.FLIP = 0.5
+    # Photometric changes of the visible image in training: brightness, contrast and saturation by
+    # factors within 1 +- STRENGTH; 0 is off.
+    _C.INPUT.PHOTOMETRIC = CfgNode()
+    _C.INPUT.PHOTOMETRIC.STRENGTH = 0.0
+    # Probability of making the visible image look as if taken in less light.
+    _C.INPUT.LOW_LIGHT = CfgNode()
+    _C.INPUT.LOW_LIGHT.PROBABILITY = 0.0
+    # Probability of corrupting one image of a pair, and by what: see smmcl/data/corruption.py.
+    _C.INPUT.CORRUPTION = CfgNode()
+    _C.INPUT.CORRUPTION.PROBABILITY = 0.0
+    _C.INPUT.CORRUPTION.NAMES = ["missing"]
     # The auxiliary image of another pair of the same dataset, at test: "" (off) or "swap".
     # An ablation: what a model loses by it shows how much it uses the auxiliary image.
     _C.INPUT.AUXILIARY_ABLATION = ""
@@ -198,5 +209,16 @@ def _add_test(cfg: CfgNode) -> None:
     # "present" averages over classes in truth or prediction, "truth" over classes in the truth
     # (Detectron2's rule), "zero" counts an absent class as 0.
     _C.TEST.ABSENT_CLASSES = "present"
+    # Evaluation by windows of SIZE (height, width) pixels, each covered by its neighbour to a share
+    # of OVERLAP or more, BATCH_SIZE of them at once; off, the whole image is one window.
+    _C.TEST.SLIDING = CfgNode()
+    _C.TEST.SLIDING.ENABLED = False
+    _C.TEST.SLIDING.SIZE = [480, 640]
+    _C.TEST.SLIDING.OVERLAP = 1.0 / 3.0
+    _C.TEST.SLIDING.BATCH_SIZE = 1
+    # Test-time augmentation: several scales, and the mirror image with Detectron2's FLIP. SUM is
+    # what is added up: "softmax" probabilities, or "exp" of the logits as the authors do.
+    _C.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
+    _C.TEST.AUG.SUM = "softmax"
     # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" for none.
     _C.TEST.SAVE_PREDICTIONS = ""

@@ -37,6 +37,7 @@ from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.modeling import meta_arch
 from smmcl.modeling.backbone import pair
 from smmcl.modeling.head import fpn_head, ham_head, mlp_head
+from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.solver import build_lr_scheduler, build_optimizer
 
 # Importing a module registers what it defines.
@@ -180,6 +181,13 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=dataset_name)
         return build_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """Evaluates a model on DATASETS.TEST, by TEST.SLIDING and TEST.AUG."""
+        return super().test(cfg, wrap_for_test(cfg, model), evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from smmcl.d2 import CfgNode
 from smmcl.data.corruption import CORRUPTIONS, SEVERITIES
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -114,6 +115,20 @@ class ModalityCorruption:
         if which < 0.5:
             return corrupt(visible, severity, generator), auxiliary
         return visible, corrupt(auxiliary, severity, generator)
+
+
+def build_appearance(cfg: CfgNode) -> list[Appearance]:
+    """The changes that the config asks for, in the order of a camera: light, then what fails."""
+    changes: list[Appearance] = []
+    if cfg.INPUT.PHOTOMETRIC.STRENGTH:
+        changes.append(PhotometricJitter(cfg.INPUT.PHOTOMETRIC.STRENGTH, cfg.INPUT.FORMAT))
+    if cfg.INPUT.LOW_LIGHT.PROBABILITY:
+        changes.append(LowLight(cfg.INPUT.LOW_LIGHT.PROBABILITY))
+    if cfg.INPUT.CORRUPTION.PROBABILITY:
+        changes.append(
+            ModalityCorruption(cfg.INPUT.CORRUPTION.PROBABILITY, tuple(cfg.INPUT.CORRUPTION.NAMES))
+        )
+    return changes
 
 
 def _to_bytes(image: np.ndarray) -> np.ndarray:

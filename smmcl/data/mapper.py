@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from smmcl.d2 import CfgNode, configurable
-from smmcl.data.appearance import Appearance
+from smmcl.data.appearance import Appearance, build_appearance
 from smmcl.data.augmentation import draw_geometry
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.image_pair import (
@@ -101,6 +101,7 @@ class MultiModalDatasetMapper:
             "scales": cfg.INPUT.SCALES,
             "flip_probability": cfg.INPUT.FLIP,
             "seed": cfg.SEED,
+            "appearance": build_appearance(cfg),
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
             "absent_rule": cfg.TEST.ABSENT_CLASSES,
             "output_folder": output / "inference" / name,
             "predictions_folder": output / predictions / name if predictions else None,
+            "protocol": _state_inference(cfg),
         }
 
     def reset(self) -> None:
@@ -152,3 +153,14 @@ class PairSemSegEvaluator(DatasetEvaluator):
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
         }
+
+
+def _state_inference(cfg: CfgNode) -> dict[str, str]:
+    window, augmented = cfg.TEST.SLIDING, cfg.TEST.AUG.ENABLED
+    return {
+        "window": "{}x{}".format(*window.SIZE) if window.ENABLED else "whole image",
+        "scales": ", ".join(map(str, cfg.TEST.AUG.SCALES)) if augmented else "1",
+        "flip": "yes" if augmented and cfg.TEST.AUG.FLIP else "no",
+        "auxiliary image": cfg.INPUT.AUXILIARY_ABLATION or "the pair's own",
+        "checkpoint": cfg.MODEL.WEIGHTS or f"the last of {cfg.OUTPUT_DIR}",
+    }
