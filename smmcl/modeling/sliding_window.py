@@ -56,6 +56,7 @@ class WindowedInference(nn.Module):
         if not 0 <= overlap < 1:
             raise ValueError(f"TEST.SLIDING.OVERLAP is {overlap}. Set it from 0 to below 1.")
         self.model = model
+        self.train(model.training)  # evaluation restores the mode that it finds here
         self.size = size
         self.overlap = overlap
         self.scales = scales

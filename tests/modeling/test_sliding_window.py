@@ -157,3 +157,9 @@ def test_unknown_sum_names_the_key():
 def test_overlap_of_a_whole_window():
     with pytest.raises(ValueError, match=r"TEST\.SLIDING\.OVERLAP is 1"):
         WindowedInference(PixelNetwork(), overlap=1)
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_wrapping_leaves_the_mode_of_the_model(is_training):
+    model = PixelNetwork().train(is_training)
+    assert WindowedInference(model).training is model.training is is_training
