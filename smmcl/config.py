@@ -117,6 +117,10 @@ def _add_model(cfg: CfgNode) -> None:
         # Network of the stream (smmcl/modeling/backbone/streams.py lists them); "" leaves the
         # stream out, and with it the exchange.
         node.NAME = "mscan_b"
+        # ImageNet weights that its training starts from: path or URL of a file by the publishers
+        # that smmcl/modeling/weights.py lists; "" starts from random ones. Read when training
+        # starts anew and MODEL.WEIGHTS is empty: otherwise a checkpoint fills the whole model.
+        node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.
         node.DROP_PATH_RATE = 0.2
 
@@ -194,6 +198,7 @@ def _add_solver(cfg: CfgNode) -> None:
     _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0
     # Length of the run and of its warm-up in epochs, used where MAX_ITER is 0: then iterations
     # follow from the number of pairs and IMS_PER_BATCH.
+    _C.SOLVER.WARMUP_ITERS = 0
     _C.SOLVER.EPOCHS = 0
     _C.SOLVER.WARMUP_EPOCHS = 0
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
