@@ -102,9 +102,10 @@ class TrainingSampler(Sampler):
         self._size = size
         self._shuffle = shuffle
         self._seed = int(comm.shared_random_seed() if seed is None else seed)
+        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.islice(self._indices(), comm.get_rank(), None, comm.get_world_size())
+        return itertools.islice(self._indices(), self._rank, None, self._world_size)
 
     def _indices(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)

@@ -84,7 +84,8 @@ class Visualizer:
     def _paint(self, mask: np.ndarray, color: Any, alpha: float, edge_color: Any) -> None:
         size, image = self.output.canvas.size, self.output.get_image()
         inside = cv2.resize(mask.astype("u1"), size, interpolation=cv2.INTER_NEAREST)
-        edge = inside > cv2.erode(inside, np.ones((3, 3), "u1"))
+        around = {"borderType": cv2.BORDER_CONSTANT, "borderValue": 0}  # the image ends in an edge
+        edge = inside > cv2.erode(inside, np.ones((3, 3), "u1"), **around)
         blend = image[inside > 0] * (1 - alpha) + color * alpha
         image[inside > 0] = blend.round()
         image[edge] = edge_color

@@ -1,0 +1,163 @@
+"""Probes of what surrounds the model: scalars, results, inference, checkpoints, logs."""
+
+import logging
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from probes_names import raised
+from probes_training import SAMPLES, MeanEvaluator, TinyModel, tiny_config
+from torch import nn
+
+import smmcl.d2 as d2
+
+
+def observe_events(folder: pathlib.Path) -> dict[str, Any]:
+    writer = d2.JSONWriter(str(folder / "events.json"), window_size=3)
+    outside = [raised(d2.get_event_storage), d2.has_event_storage()]
+    with d2.EventStorage(10) as storage:
+        for iteration in range(10, 15):
+            storage.iter = iteration
+            storage.put_scalar("loss", (iteration % 3) * 1.5)
+            storage.put_scalars(lr=iteration, smoothing_hint=False)
+            if iteration in (12, 14):
+                writer.write()
+        storage.put_scalar("late", 7, cur_iter=20)
+        writer.write()
+        writer.close()
+        inside = [d2.get_event_storage() is storage, d2.has_event_storage()]
+        return {
+            "outside": outside,
+            "inside": inside,
+            "latest": storage.latest(),
+            "smoothed": storage.latest_with_smoothing_hint(4),
+            "history": storage.history("loss").values(),
+            "names": sorted(storage.histories()),
+            "samples": storage.count_samples("loss", 2),
+            "lines": (folder / "events.json").read_text().splitlines(),
+            "errors": {
+                "missing": raised(storage.history, "nothing"),
+                "hint": raised(storage.put_scalar, "loss", 1.0, smoothing_hint=False),
+                "text": raised(storage.put_scalar, "word", "x"),
+            },
+        }
+
+
+class Lines(logging.Handler):
+    """Keeps what a logger says."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.logger = logging.getLogger(name)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
+
+    def __enter__(self) -> "Lines":
+        self.logger.setLevel(logging.DEBUG)
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.logger.removeHandler(self)
+
+
+def observe_results(folder: pathlib.Path) -> dict[str, Any]:
+    results = {"sem_seg": {"mIoU": 12.34567, "IoU-a": 3.0, "pACC": math.pi}}
+    cfg = tiny_config(folder)
+    expectations = {
+        "none": [],
+        "met": [["sem_seg", "mIoU", 12.3, 0.1], ["sem_seg", "pACC", 3.0, 1.0]],
+        "missed": [["sem_seg", "mIoU", 12.0, 0.1]],
+        "absent": [["sem_seg", "fwIoU", 12.0, 0.1]],
+    }
+    found: dict[str, Any] = {}
+    with Lines("detectron2.evaluation.testing") as log:
+        d2.print_csv_format(results)
+        d2.print_csv_format({"speed": 3})
+        found["lines"] = list(log.lines)
+        for name, expected in expectations.items():
+            cfg.TEST.EXPECTED_RESULTS = expected
+            found[name] = raised(d2.verify_results, cfg, results)
+    return found
+
+
+class TwoBatches:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return iter([[SAMPLES[0]], [SAMPLES[1], SAMPLES[2]]])
+
+    def __len__(self) -> int:
+        return 2
+
+
+class Other(MeanEvaluator):
+    def evaluate(self) -> dict[str, Any]:
+        return {"other": {"n": len(self.means)}}
+
+
+def observe_inference(folder: pathlib.Path) -> dict[str, Any]:
+    model, calls = TinyModel().train(), []
+    moments = ("on_start", "before_inference", "after_inference", "on_end")
+    callbacks = {moment: lambda moment=moment: calls.append(moment) for moment in moments}
+    run = d2.inference_on_dataset
+    both = d2.DatasetEvaluators([MeanEvaluator(), Other()])
+    twice = d2.DatasetEvaluators([MeanEvaluator(), MeanEvaluator()])
+    with Lines("detectron2.evaluation.evaluator") as log:
+        results = run(model, TwoBatches(), MeanEvaluator(), callbacks)
+    return {
+        "results": results,
+        "calls": calls,
+        "restored": model.training,
+        "several": run(model, TwoBatches(), [MeanEvaluator(), Other()]),
+        "both": run(model, TwoBatches(), both),
+        "none": run(model, TwoBatches(), None),
+        "function": run(lambda batch: [{"sem_seg": torch.ones(1)}], TwoBatches(), MeanEvaluator()),
+        "twice": raised(run, model, TwoBatches(), twice),
+        "lines": [line.split(":")[1].split("(")[0].strip() for line in log.lines],
+    }
+
+
+def observe_checkpoints(folder: pathlib.Path) -> dict[str, Any]:
+    model, optimizer = TinyModel(), torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    checkpointer = d2.DetectionCheckpointer(model, str(folder), optimizer=optimizer)
+    before = checkpointer.has_checkpoint()
+    checkpointer.save("probe", iteration=4, note="x")
+    saved = torch.load(folder / "probe.pth", weights_only=True)
+    bare = folder / "bare.pth"
+    torch.save({"conv.weight": torch.zeros(4, 3, 3, 3), "unknown": torch.ones(1)}, bare)
+    loaded = d2.DetectionCheckpointer(model, optimizer=optimizer).load(str(bare))
+    after = float(model.conv.weight.detach().abs().sum())
+    resumed = checkpointer.resume_or_load("", resume=True)
+    silent = d2.DetectionCheckpointer(model, str(folder / "no"), save_to_disk=False)
+    silent.save("probe")
+    return {
+        "has": [before, checkpointer.has_checkpoint()],
+        "keys": sorted(saved),
+        "last": (folder / "last_checkpoint").read_text(),
+        "path": checkpointer.get_checkpoint_file().removeprefix(str(folder)),
+        "bare": [sorted(loaded), after],
+        "resumed": [sorted(resumed), float(model.conv.weight.detach().abs().sum())],
+        "empty": checkpointer.load(""),
+        "missing": raised(checkpointer.load, str(folder / "none.pth")),
+        "unsaved": (folder / "no").exists(),
+    }
+
+
+def observe_logging(folder: pathlib.Path) -> dict[str, Any]:
+    logger = d2.setup_logger(str(folder), name="probe.main", configure_stdout=False)
+    same = d2.setup_logger(str(folder), name="probe.main", configure_stdout=False)
+    second = d2.setup_logger(str(folder), 2, name="probe.second")
+    named = d2.setup_logger(str(folder / "own.txt"), name="probe.named", configure_stdout=False)
+    for each in (logger, second, named):
+        each.warning("first")
+        logging.getLogger(each.name + ".child").debug("second")
+    texts = {p.name: p.read_text().splitlines() for p in sorted(folder.iterdir())}
+    return {
+        "files": {name: [line.split("] ")[1] for line in lines] for name, lines in texts.items()},
+        "handlers": [len(each.handlers) for each in (logger, second, named)],
+        "same": same is logger,
+        "propagates": logger.propagate,
+    }
