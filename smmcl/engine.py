@@ -38,6 +38,8 @@ from smmcl.modeling import meta_arch
 from smmcl.modeling.backbone import pair
 from smmcl.modeling.head import fpn_head, ham_head, mlp_head
 from smmcl.modeling.sliding_window import wrap_for_test
+from smmcl.modeling.weights import load_stream
+from smmcl.processes import log_processes
 from smmcl.solver import build_lr_scheduler, build_optimizer
 
 # Importing a module registers what it defines.
@@ -51,6 +53,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = build_config(args.config_file, args.opts)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
     logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
+    log_processes()
     cfg = with_device(cfg)
     check_datasets(cfg)
     cfg = with_iterations(cfg)
@@ -137,7 +140,13 @@ class Trainer(DefaultTrainer):
         return [ReseedEveryStep(self.cfg.SEED), timer, scheduler, StopOnSignal(), *others]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts."""
+        """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts.
+
+        A start is from MODEL.WEIGHTS, or without it from the streams' ImageNet weights.
+        """
+        is_resumed = resume and self.checkpointer.has_checkpoint()
+        if not is_resumed and not self.cfg.MODEL.WEIGHTS:
+            load_streams(self.cfg, self.checkpointer.model)
         super().resume_or_load(resume)
         if self.start_iter:
             position = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
@@ -257,6 +266,15 @@ def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:
     model = Trainer.build_model(cfg)
     load_weights(cfg, model)
     return Trainer.test(cfg, model)
+
+
+def load_streams(cfg: CfgNode, model: nn.Module) -> None:
+    """Fills the streams from MODEL.PAIR.*.WEIGHTS, where they are named."""
+    for node in ("VISIBLE", "AUXILIARY"):
+        settings = cfg.MODEL.PAIR[node]
+        if settings.NAME and settings.WEIGHTS:
+            stream = model.backbone.get_submodule(node.lower())
+            load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
 
 
 def load_weights(cfg: CfgNode, model: nn.Module) -> str:

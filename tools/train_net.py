@@ -4,8 +4,9 @@
 import argparse
 
 from smmcl.cli import run
-from smmcl.d2 import comm, default_argument_parser, launch, verify_results
+from smmcl.d2 import comm, default_argument_parser, verify_results
 from smmcl.engine import Trainer, evaluate, setup
+from smmcl.processes import start
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -20,17 +21,5 @@ def main(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
-def start() -> None:
-    args = default_argument_parser().parse_args()
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
-
-
 if __name__ == "__main__":
-    run(start)
+    run(lambda: start(main, default_argument_parser().parse_args()))
