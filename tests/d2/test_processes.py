@@ -1,0 +1,64 @@
+"""Two processes on the CPU, as either engine starts them."""
+
+import json
+import pathlib
+
+import pytest
+import torch
+from torch import nn
+
+import smmcl.d2 as d2
+
+NUM_PROCESSES = 2
+
+
+def observe(folder: str) -> None:
+    comm = d2.comm
+    rank = comm.get_rank()
+    try:
+        d2.create_ddp_model(nn.Linear(1, 1))
+        ddp = "works"
+    except ValueError as error:
+        ddp = str(error)
+    found = {
+        "sizes": [comm.get_world_size(), comm.get_local_rank(), comm.is_main_process()],
+        "all": comm.all_gather(rank * 10),
+        "gathered": comm.gather(rank * 10),
+        "seeds": comm.all_gather(comm.shared_random_seed()),
+        "test": list(d2.InferenceSampler(5)),
+        "loaded": len(next(iter(_loader()))),
+        "ddp": ddp,
+    }
+    comm.synchronize()
+    (pathlib.Path(folder) / f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
+
+
+def _loader() -> object:
+    data = [{"image_id": i} for i in range(8)]
+    options = {"total_batch_size": 6, "aspect_ratio_grouping": False}
+    return d2.build_detection_train_loader(data, mapper=dict, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs the processes take those")
+def test_two_processes_know_and_hear_each_other(tmp_path: pathlib.Path, monkeypatch) -> None:
+    # Spawned processes import this module by its name.
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
+    import test_processes
+
+    d2.launch(test_processes.observe, NUM_PROCESSES, dist_url="auto", args=(str(tmp_path),))
+    first, second = (
+        json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8"))
+        for rank in range(NUM_PROCESSES)
+    )
+    assert first["sizes"] == [2, 0, True]
+    assert second["sizes"] == [2, 1, False]
+    assert first["all"] == second["all"] == [0, 10]
+    assert first["gathered"] == [0, 10]
+    assert second["gathered"] == []
+    assert len(set(first["seeds"] + second["seeds"])) == 1
+    assert first["test"] + second["test"] == [0, 1, 2, 3, 4]
+    assert first["loaded"] == second["loaded"] == 3
+    # Detectron2 gives DDP a GPU where there is none; the trainer of this project does not.
+    assert "device_ids" in first["ddp"]
+    assert "device_ids" in second["ddp"]
