@@ -134,7 +134,7 @@ def test_an_earlier_stage_has_more_views() -> None:
     )
 
 
-@pytest.mark.parametrize("size", [(130, 161), (490, 640), (97, 33)])
+@pytest.mark.parametrize("size", [(480, 650), (490, 640), (72, 90), (97, 33)])
 def test_odd_image_sizes(size: tuple[int, int]) -> None:
     branch = branch_of("MODEL.SMMCL.SAMPLER.MIN_VIEWS", 1)
     height, width = (-(-side // 32) for side in size)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smmcl.modeling.contrastive import panels
 from smmcl.modeling.contrastive.loss import POSITIVES, TERMS, contrastive_losses, normalize
@@ -233,6 +234,36 @@ def test_any_length_and_temperature_stay_finite(temperature: float, length: floa
 def unit_like(views: torch.Tensor) -> torch.Tensor:
     double = views.detach().double()
     return double / double.norm(dim=1, keepdim=True)
+
+
+def test_a_nan_is_not_swallowed() -> None:
+    visible, auxiliary, labels = random_problem()
+    visible[3, 1] = math.nan
+    losses = contrastive_losses(visible, auxiliary, labels)
+    assert [loss.isnan().item() for loss in losses.values()] == [True, True, False]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of entries of the largest tensor that an operation returns."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.entries = max(self.entries, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("classes", [1, 2, 40, 600])
+def test_nothing_grows_with_the_square_of_the_views(monkeypatch, classes: int) -> None:
+    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 1500)
+    visible, auxiliary, labels = random_problem(600, classes=classes, size=4)
+    with LargestTensor() as largest:
+        losses = contrastive_losses(visible.requires_grad_(), auxiliary.requires_grad_(), labels)
+        sum(losses.values()).backward()
+    # Two panels, or the embeddings of 600 x 4; all pairs would be 360,000.
+    assert largest.entries <= 2 * 1500
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
