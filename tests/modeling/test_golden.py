@@ -2,7 +2,6 @@
 
 import copy
 import pathlib
-import re
 import zlib
 
 import numpy as np
@@ -20,62 +19,11 @@ from smmcl.modeling.contrastive.projector import Projector
 from smmcl.modeling.fusion.build import build_exchanges
 from smmcl.modeling.head.base import resize
 from smmcl.modeling.head.ham_head import HamHead
+from smmcl.modeling.weights import AUTHORS
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "golden"
 WIDTHS = (64, 128, 320, 512)
 LOSSES = ("total", "ce", "cross", "visible", "auxiliary")
-PARTS = {"patch_embed": "embed", "block": "blocks", "norm": "norm"}
-
-# Authors' names to ours, applied in this order. The first twelve are those of SegNeXt's MSCAN.
-RULES = [
-    (
-        r"^(patch_embed|block|norm)(\d)\.",
-        lambda m: f"stages.{int(m[2]) - 1}.{PARTS[m[1]]}.",
-    ),
-    (r"\.embed\.proj\.(\d)\.", r".embed.\1."),
-    (r"\.embed\.proj\.", ".embed.0."),
-    (r"\.embed\.norm\.", ".embed.1."),
-    (r"\.attn\.proj_(\d)\.", lambda m: f".attention.project_{('in', 'out')[int(m[1]) - 1]}."),
-    (r"\.attn\.spatial_gating_unit\.", ".attention."),
-    (r"\.attention\.conv0\.", ".attention.local."),
-    (r"\.attention\.conv(\d)_(\d)\.", lambda m: f".attention.strips.{m[1]}.{int(m[2]) - 1}."),
-    (r"\.attention\.conv3\.", ".attention.mix."),
-    (r"\.mlp\.fc1\.", ".mlp.expand."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
-    (r"\.mlp\.fc2\.", ".mlp.reduce."),
-]
-PAIR_RULES = [
-    (r"^backbone\.module(\d)\.Spatial\.encode\.", lambda m: f"exchanges.{int(m[1]) - 1}.spatial."),
-    (r"^backbone\.module(\d)\.Channel\.encode\.", lambda m: f"exchanges.{int(m[1]) - 1}.channel."),
-    (r"^backbone\.fconv(\d)\.fusion_conv\.0\.", lambda m: f"exchanges.{int(m[1]) - 1}.fuse."),
-    (r"^exchanges\.", "backbone.exchanges."),
-    (r"^backbone\.projector_color\.project\.", "contrast.projectors.visible."),
-    (r"^backbone\.projector_other\.project\.", "contrast.projectors.auxiliary."),
-    (r"^decode_head\.conv_seg\.", "sem_seg_head.classifier.1."),
-    (r"^decode_head\.(squeeze|align)\.conv\.", r"sem_seg_head.\1.0."),
-    (r"^decode_head\.(squeeze|align)\.gn\.", r"sem_seg_head.\1.1."),
-    (r"^decode_head\.hamburger\.ham_(in|out)\.conv\.", r"sem_seg_head.hamburger.conv_\1."),
-]
-
-
-def from_mscan(name: str) -> str:
-    """Our name in a stream of a parameter in SegNeXt's `mscan_*.pth`."""
-    return _renamed(name, RULES)
-
-
-def from_authors(name: str) -> str:
-    """Our name in the model of a parameter or buffer in the authors' checkpoints."""
-    stream = re.fullmatch(r"backbone\.(patch_embed|block|norm)(_other)?(\d\..*)", name)
-    if stream:
-        side = "auxiliary" if stream[2] else "visible"
-        return f"backbone.{side}.{from_mscan(stream[1] + stream[3])}"
-    return _renamed(name, PAIR_RULES)
-
-
-def _renamed(name: str, rules: list) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def filled(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -171,7 +119,7 @@ def network() -> Network:
     own = network.state_dict()
     state = {}
     for name in np.load(HERE / "keys_mscan_b_c14.npz")["keys"].tolist():
-        ours = from_authors(name)
+        ours = AUTHORS.to_ours(name)
         if not name.startswith("backbone.fconv1."):  # read by no head, so not built
             state[ours] = filled(name, tuple(own[ours].shape))
     network.load_state_dict(state)
@@ -184,12 +132,12 @@ def test_names_map_one_to_one_and_the_recipe_fills_as_stated() -> None:
     with torch.device("meta"):
         own = {name: tuple(value.shape) for name, value in Network().state_dict().items()}
     shapes = [tuple(size for size in shape if size >= 0) for shape in keys["shapes"].tolist()]
-    ours = dict(zip(map(from_authors, names), shapes, strict=True))
+    ours = dict(zip(map(AUTHORS.to_ours, names), shapes, strict=True))
     assert len(ours) == len(names) == 1782
     unread = {"backbone.exchanges.0.fuse.weight", "backbone.exchanges.0.fuse.bias"}
     assert {name: shape for name, shape in ours.items() if name not in unread} == own
     for i in range(0, len(names), 31):
-        value = filled(names[i], ours[from_authors(names[i])])
+        value = filled(names[i], ours[AUTHORS.to_ours(names[i])])
         assert value.double().sum().item() == pytest.approx(keys["fill_sum"][i], abs=1e-9)
 
 
@@ -272,7 +220,7 @@ def check_training_step(network: Network, reference: dict[str, np.ndarray], *, k
         if is_none:
             assert name.startswith("backbone.fconv1.")
         elif norm > 1e-5:  # a bias in front of a batch norm has rounding for a gradient
-            gradient = gradients[from_authors(name)]
+            gradient = gradients[AUTHORS.to_ours(name)]
             assert gradient.double().norm().item() == pytest.approx(norm, rel=2 * rtol), name
             ours = gradient.flatten()[:4].tolist()
             assert ours == pytest.approx(start[: len(ours)], abs=2 * rtol * norm), name
@@ -280,7 +228,7 @@ def check_training_step(network: Network, reference: dict[str, np.ndarray], *, k
     for name, total in zip(
         reference["buffer_names"].tolist(), reference[f"{kind}/buffer_sum_after"], strict=True
     ):
-        own = buffers[from_authors(name)].double().sum().item()
+        own = buffers[AUTHORS.to_ours(name)].double().sum().item()
         assert own == pytest.approx(total, rel=rtol, abs=rtol), name
 
 
@@ -356,7 +304,7 @@ def test_initial_distributions() -> None:
     ):
         if name.startswith("backbone.fconv1."):
             continue
-        value = own[from_authors(name)]
+        value = own[AUTHORS.to_ours(name)]
         if low == high:
             assert torch.equal(value, torch.full_like(value, low)), name
             continue
@@ -372,6 +320,6 @@ def test_drop_path_rates() -> None:
         stream = build_stream("mscan_b", drop_path_rate=0.2)
     for name, rate in zip(stated["drop_path_names"].tolist(), stated["drop_path"], strict=True):
         if "_other" not in name:
-            ours = from_authors(name).removeprefix("backbone.visible.")
+            ours = AUTHORS.to_ours(name).removeprefix("backbone.visible.")
             assert stream.get_submodule(ours).rate == pytest.approx(rate, abs=1e-7)
     assert len(stated["drop_path_names"]) == 2 * (3 + 3 + 12 + 3 - 1)

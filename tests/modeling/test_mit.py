@@ -7,28 +7,7 @@ import torch
 
 from smmcl.modeling.backbone.mit import SIZES, ReducedAttention
 from smmcl.modeling.backbone.streams import build_stream
-
-PARTS = {"patch_embed": "embed", "block": "blocks", "norm": "norm"}
-RULES = [
-    (r"^(patch_embed|block|norm)(\d)\.", lambda m: f"stages.{int(m[2]) - 1}.{PARTS[m[1]]}."),
-    (r"\.embed\.proj\.", ".embed.0."),
-    (r"\.embed\.norm\.", ".embed.1."),
-    (r"\.attn\.q\.", ".attention.query."),
-    (r"\.attn\.kv\.", ".attention.key_value."),
-    (r"\.attn\.proj\.", ".attention.project."),
-    (r"\.attn\.sr\.", ".attention.reduce.0."),
-    (r"\.attn\.norm\.", ".attention.reduce.1."),
-    (r"\.mlp\.fc1\.", ".mlp.expand."),
-    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.depthwise."),
-    (r"\.mlp\.fc2\.", ".mlp.reduce."),
-]
-
-
-def from_segformer(name: str) -> str:
-    """Our name of a parameter in SegFormer's `mit_b*.pth`."""
-    for pattern, replacement in RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+from smmcl.modeling.weights import MIT
 
 
 def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -111,7 +90,7 @@ def test_segformer_names_are_all_of_ours() -> None:
         names += [f"patch_embed{m}.proj", f"patch_embed{m}.norm", f"norm{m}"]
         parts = linear + ["norm1", "norm2"] + (["attn.sr", "attn.norm"] if m < 4 else [])
         names += [f"block{m}.{i}.{part}" for i in (0, 1) for part in parts]
-    names = {from_segformer(f"{name}.{kind}") for name in names for kind in ("weight", "bias")}
+    names = {MIT.to_ours(f"{name}.{kind}") for name in names for kind in ("weight", "bias")}
     with torch.device("meta"):
         assert names == set(build_stream("mit_b0").state_dict())
 

@@ -7,22 +7,7 @@ import torch
 
 from smmcl.modeling.backbone.resnet import BASIC, BOTTLENECK, Residual
 from smmcl.modeling.backbone.streams import build_stream
-
-RULES = [
-    (r"^conv1\.", "stages.0.embed.0."),
-    (r"^bn1\.", "stages.0.embed.1."),
-    (r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks."),
-    (r"\.conv(\d)\.", lambda m: f".layers.{int(m[1]) - 1}.0."),
-    (r"\.bn(\d)\.", lambda m: f".layers.{int(m[1]) - 1}.1."),
-    (r"\.downsample\.", ".shortcut."),
-]
-
-
-def from_torchvision(name: str) -> str:
-    """Our name of a parameter or buffer in torchvision's ResNets."""
-    for pattern, replacement in RULES:
-        name = re.sub(pattern, replacement, name)
-    return name
+from smmcl.modeling.weights import TORCHVISION
 
 
 def to_torchvision_from_transformers(name: str) -> str:
@@ -96,7 +81,7 @@ def test_equals_transformers(name: str, depths: list[int], layer_type: str) -> N
         torch.nn.init.uniform_(norm.weight, 0.2, 0.6)  # keeps values near one over 16 blocks
     stream.load_state_dict(
         {
-            from_torchvision(to_torchvision_from_transformers(k)): v
+            TORCHVISION.to_ours(to_torchvision_from_transformers(k)): v
             for k, v in other.state_dict().items()
         }
     )
