@@ -74,13 +74,13 @@ def _load_detectron2() -> Any:
 ENGINE: str = _choose_engine()
 if ENGINE == "detectron2":
     _upstream = _load_detectron2()
-    ENGINE_VERSION: str = _upstream.__version__
+    ENGINE_VERSION: str = f"{_upstream.__version__} main"  # not the release of the same number
 else:
     ENGINE_VERSION = importlib.import_module("smmcl.d2.builtin").__version__
 
 
 def __getattr__(name: str) -> Any:
-    """Fetches a name at its first use: drawing needs matplotlib and OpenCV, training does not."""
+    """Fetches a name at its first use, since what one does not use may need more libraries."""
     if name not in __all__:
         raise AttributeError(
             f"smmcl.d2 has no '{name}': this project is written against {len(__all__)} names of "

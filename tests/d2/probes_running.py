@@ -14,6 +14,26 @@ from torch import nn
 import smmcl.d2 as d2
 
 
+class Lines(logging.Handler):
+    """Keeps what a logger says."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.logger = logging.getLogger(name)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname}: {record.getMessage()}")
+
+    def __enter__(self) -> "Lines":
+        self.logger.setLevel(logging.DEBUG)
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.logger.removeHandler(self)
+
+
 def observe_events(folder: pathlib.Path) -> dict[str, Any]:
     writer = d2.JSONWriter(str(folder / "events.json"), window_size=3)
     outside = [raised(d2.get_event_storage), d2.has_event_storage()]
@@ -45,24 +65,20 @@ def observe_events(folder: pathlib.Path) -> dict[str, Any]:
         }
 
 
-class Lines(logging.Handler):
-    """Keeps what a logger says."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-        self.logger = logging.getLogger(name)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(f"{record.levelname}: {record.getMessage()}")
-
-    def __enter__(self) -> "Lines":
-        self.logger.setLevel(logging.DEBUG)
-        self.logger.addHandler(self)
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self.logger.removeHandler(self)
+def observe_printing(folder: pathlib.Path) -> list[str]:
+    printer, *_ = d2.default_writers(str(folder), max_iter=100)
+    with d2.EventStorage() as storage, Lines("detectron2.utils.events") as log:
+        for storage.iter in range(0, 45):
+            storage.put_scalars(total_loss=storage.iter**1.5, loss_a=1 / (storage.iter + 1))
+            storage.put_scalar("lr", 0.001 * storage.iter, smoothing_hint=False)
+            storage.put_scalar("[metric]scale", 2.0)
+            if storage.iter > 1:
+                storage.put_scalars(time=0.5 + storage.iter / 8, data_time=storage.iter / 16)
+            if storage.iter % 20 == 19:
+                printer.write()
+        storage.iter = 100
+        printer.write()  # after training it is silent
+    return [line.split("max_mem")[0].rstrip() for line in log.lines]
 
 
 def observe_results(folder: pathlib.Path) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_the_release_of_2021_is_refused(tmp_path: pathlib.Path) -> None:
     assert "main branch" in done.stderr
     newer = OLD.replace('{"VERSION": 2}', '{"FLOAT32_PRECISION": ""}')
     (tmp_path / "detectron2" / "__init__.py").write_text(textwrap.dedent(newer), encoding="utf-8")
-    assert run(LOOK, path=tmp_path).stdout == "detectron2 | 0.6\n"
+    assert run(LOOK, path=tmp_path).stdout == "detectron2 | 0.6 main\n"
 
 
 def test_the_door_has_its_names_and_points_to_detectron2_for_others() -> None:

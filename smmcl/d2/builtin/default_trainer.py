@@ -42,10 +42,10 @@ class DetectionCheckpointer(Checkpointer):
         super().__init__(model, save_dir, save_to_disk=is_writer, **checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith(".pth"):
+        if filename.endswith((".pkl", ".pyth")):
             raise ValueError(
-                f"The embedded engine reads .pth checkpoints, not '{filename}'. Load it with "
-                "Detectron2 (SMMCL_ENGINE=detectron2) and save it again."
+                f"'{filename}' is in a format of the model zoo, which the embedded engine does not "
+                "read. Load it with Detectron2 (SMMCL_ENGINE=detectron2) and save it again."
             )
         loaded = super()._load_file(filename)
         return loaded if "model" in loaded else {"model": loaded}
