@@ -28,6 +28,22 @@ def test_lean_keys_are_all_there() -> None:
     assert not any(key.split(".")[1] in cfg.SOLVER for key in config.FOREIGN_KEYS)
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("MODEL: {MASK_ON: true}", "MODEL.MASK_ON"),
+        ("MODEL: {RPN: {IOU_LABELS: [0, 1]}}", "MODEL.RPN.IOU_LABELS"),
+        ("SOLVER: {REFERENCE_WORLD_SIZE: 8}", "SOLVER.REFERENCE_WORLD_SIZE"),
+    ],
+)
+def test_a_key_that_is_not_here_is_refused_by_name(
+    text: str, key: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"VERSION: 2\n{text}\n", encoding="utf-8")
+    with pytest.raises(KeyError, match=rf"{key} is .*accepts only Detectron2's default"):
+        config.get_cfg().merge_from_file(str(tmp_path / "config.yaml"))
+
+
 def test_grouping_by_aspect_ratio_is_left_to_detectron2() -> None:
     with pytest.raises(ValueError, match=r"ASPECT_RATIO_GROUPING to False"):
         data.build_detection_train_loader([{}], mapper=dict, total_batch_size=1)

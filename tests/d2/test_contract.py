@@ -89,19 +89,6 @@ def test_a_full_dump_of_detectron2_merges(tmp_path: pathlib.Path) -> None:
     assert cfg == d2.get_cfg()
 
 
-@pytest.mark.skipif(d2.ENGINE == "detectron2", reason="Detectron2 has all of its own keys")
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("MODEL.MASK_ON", True), ("MODEL.RPN.IOU_LABELS", [0, 1]), ("SOLVER.REFERENCE_WORLD_SIZE", 8)],
-)
-def test_a_key_that_is_not_here_is_refused_by_name(
-    key: str, value: Any, tmp_path: pathlib.Path
-) -> None:
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(nested({key: value})), encoding="utf-8")
-    with pytest.raises(KeyError, match=rf"{key} is .*accepts only Detectron2's default"):
-        d2.get_cfg().merge_from_file(str(tmp_path / "config.yaml"))
-
-
 def test_differences_are_found() -> None:
     assert differences({"a": [1.0, "x"]}, {"a": [1.0, "x"]}, absolute=0.0) == []
     assert differences({"a": [1.0, "y"]}, {"a": [1.0, "x"]}, absolute=0.0)

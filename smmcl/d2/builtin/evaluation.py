@@ -135,10 +135,9 @@ class _Timer:
         times = {"": time.perf_counter() - self.start, "pure compute ": self.seconds["Inference"]}
         for kind, seconds in times.items():
             pace = f"{seconds / (self.total - self.num_warmup):.6f} s / iter per device"
-            logger.info(
-                f"Total inference {kind}time: {datetime.timedelta(seconds=seconds)} "
-                f"({pace}, on {comm.get_world_size()} devices)"
-            )
+            clock = datetime.timedelta(seconds=int(seconds) if kind else seconds)
+            devices = f"on {comm.get_world_size()} devices"
+            logger.info(f"Total inference {kind}time: {clock} ({pace}, {devices})")
 
 
 def print_csv_format(results: Mapping[str, Any]) -> None:
