@@ -1,0 +1,83 @@
+"""The cost table: FLOPs by hand, the sum of the parts, and a branch that inference never runs."""
+
+import importlib.util
+import pathlib
+import re
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs/synthetic_night.yaml"
+
+
+@pytest.fixture(scope="module")
+def tool() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_depthwise_convolution_counts_its_groups_in_both_passes(tool: types.ModuleType) -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    image = torch.ones(1, 4, 5, 5, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping=tool.FORMULAS) as counter:
+        conv(image).sum().backward()
+    forward = 2 * (4 * 25) * 9
+    assert counter.get_total_flops() == 3 * forward
+
+
+def test_attention_counts(tool: types.ModuleType) -> None:
+    """Scores of 1 head, 5 queries and 7 keys of 3 channels, then as many products for the mean."""
+
+    class Head(nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return F.scaled_dot_product_attention(query, key, key)
+
+    model = nn.Module()
+    model.backbone = types.SimpleNamespace(visible=None, auxiliary=None)
+    model.sem_seg_head, model.contrast = Head(), None
+    query, key = torch.ones(1, 1, 5, 3), torch.ones(1, 1, 7, 3)
+    flops = tool.count_flops(model, lambda: model.sem_seg_head(query, key))
+    assert flops["all"] == 2 * 2 * (5 * 7 * 3)
+
+
+def test_table(call_tool, capsys) -> None:
+    opts = ("--size", 64, 96, "--batch", 2, "--runs", 1, "MODEL.DEVICE", "cpu")
+    call_tool("analyze_model", "--config-file", CONFIG, *opts)
+    out = capsys.readouterr().out
+    rows = {
+        row[0]: [float(value) for value in row[1:]]
+        for row in (re.split(r" *\| *", line.strip("| ")) for line in out.splitlines())
+        if re.match(r"\d", row[-1]) and len(row) == 7
+    }
+    parts = ["visible stream", "auxiliary stream", "exchanges", "head", "branch"]
+    assert list(rows) == [*parts, "all"]
+    for column in range(5):
+        total = sum(rows[part][column] for part in parts)
+        assert total == pytest.approx(rows["all"][column], abs=0.03), column
+    assert rows["branch"][0] > 0 == rows["branch"][2] < rows["branch"][3]
+    assert rows["visible stream"][:5] == rows["auxiliary stream"][:5]
+    assert rows["visible stream"][2] == rows["visible stream"][3]
+    assert "same logits bit for bit" in out
+
+
+def test_a_branch_that_takes_part_in_inference_is_found(tool: types.ModuleType) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = types.SimpleNamespace(visible=None, auxiliary=None)
+            self.sem_seg_head = nn.Identity()
+            self.contrast = nn.Linear(2, 2)
+
+        def forward(self, pairs: list) -> list:
+            image = torch.ones(1, 2)
+            return [{"sem_seg": image if self.contrast is None else self.contrast(image)}]
+
+    with pytest.raises(AssertionError, match="takes part"):
+        tool.without_branch(Model(), [], flops={"all": 0})

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Tables what a model costs by part, in inference and training, and that its branch is free."""
+
+import argparse
+import functools
+import math
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from smmcl.cli import run
+from smmcl.config import build_config
+from smmcl.d2 import CfgNode, build_model
+from smmcl.engine import with_device
+
+Counts = dict[str, float]
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=1, help="pairs, in inference and training")
+    parser.add_argument("--runs", type=int, default=10, help="that are timed, after a warm-up")
+    parser.add_argument("--bf16", action="store_true", help="under bfloat16 autocast")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    return parser.parse_args()
+
+
+def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """The modules that each part of the model calls."""
+    streams = {side: getattr(model.backbone, side) for side in ("visible", "auxiliary")}
+    parts = {f"{side} stream": list(s.stages) for side, s in streams.items() if s is not None}
+    if all(stream is not None for stream in streams.values()):
+        parts["exchanges"] = list(model.backbone.exchanges)
+    parts["head"] = [model.sem_seg_head]
+    if model.contrast is not None:
+        parts["branch"] = [model.contrast]
+    return parts
+
+
+def make_pairs(cfg: CfgNode, *, size: tuple[int, int], num_pairs: int) -> list[dict]:
+    """Random pairs in the mapper's form; each cell at stride 32 has one class."""
+    generator = torch.Generator().manual_seed(0)
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    pairs = []
+    for i in range(num_pairs):
+        cells = torch.randint(num_classes, [-(-side // 32) for side in size], generator=generator)
+        labels = cells.repeat_interleave(32, 0).repeat_interleave(32, 1)[: size[0], : size[1]]
+        images = {
+            name: torch.randint(256, (len(mean), *size), generator=generator).byte()
+            for name, mean in (
+                ("image", cfg.MODEL.PIXEL_MEAN),
+                ("auxiliary", cfg.MODEL.AUXILIARY.PIXEL_MEAN),
+            )
+        }
+        pairs.append({**images, "sem_seg": labels, "valid_box": (0, 0, *size), "view_seed": i})
+    return pairs
+
+
+def infer(model: nn.Module, pairs: list[dict]) -> Tensor:
+    model.eval()
+    with torch.inference_mode():
+        return torch.stack([output["sem_seg"] for output in model(pairs)])  # (N, K, H, W)
+
+
+def forward(model: nn.Module, pairs: list[dict]) -> dict[str, Tensor]:
+    """The losses of a training step."""
+    model.train()
+    return model(pairs)
+
+
+def train(model: nn.Module, pairs: list[dict]) -> None:
+    """Forward and backward; what the optimizer does is elementwise and not counted."""
+    sum(forward(model, pairs).values()).backward()
+    model.zero_grad()
+
+
+def convolution_backward(
+    grad: list[int], image: list[int], weight: list[int], *args: Any, **kwargs: Any
+) -> int:
+    """FLOPs of the two gradients; torch's own formula overlooks groups in that of the weight."""
+    needs_image, needs_weight, _ = args[-1]
+    return 2 * math.prod(grad) * math.prod(weight[1:]) * (needs_image + needs_weight)
+
+
+def count_flops(model: nn.Module, step: Callable[[], object]) -> Counts:
+    """FLOPs of the parts, two for each multiply-add of convolutions and matrix products.
+
+    Attention and the matrix factorisation are products and count; elementwise work does not.
+    Only of forward passes the parts' shares are known, of a backward pass only the sum.
+    """
+    # The fused attention of CPUs has no formula; the plain one is two products.
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    by_name = counter.get_flop_counts()
+    names = {module: f"{type(model).__name__}.{name}" for name, module in model.named_modules()}
+    flops = {
+        part: sum(sum(by_name.get(names[module], {}).values()) for module in modules)
+        for part, modules in parts_of(model).items()
+    }
+    return {**flops, "all": counter.get_total_flops()}
+
+
+FORMULAS = {torch.ops.aten.convolution_backward: convolution_backward}
+
+
+@contextmanager
+def activations(model: nn.Module) -> Iterator[Counts]:
+    """Counts the values that the innermost modules of each part give out while it is open."""
+    counts: Counts = {}
+
+    def add(part: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        counts[part] += output.numel()
+
+    handles = []
+    for part, modules in parts_of(model).items():
+        counts[part] = 0
+        for leaf in (m for top in modules for m in top.modules() if not list(m.children())):
+            handles.append(leaf.register_forward_hook(functools.partial(add, part)))
+    yield counts
+    for handle in handles:
+        handle.remove()
+    counts["all"] = sum(counts.values())
+
+
+@contextmanager
+def seconds_by_part(model: nn.Module, *, sync: Callable[[], None]) -> Iterator[Counts]:
+    """Sums the time that each part's forward takes while it is open."""
+    seconds = dict.fromkeys(parts_of(model), 0.0)
+
+    def clock(part: str, sign: int, *_: object) -> None:
+        sync()
+        seconds[part] += sign * time.perf_counter()
+
+    handles = []
+    for part, modules in parts_of(model).items():
+        for module in modules:
+            handles.append(module.register_forward_pre_hook(functools.partial(clock, part, -1)))
+            handles.append(module.register_forward_hook(functools.partial(clock, part, 1)))
+    yield seconds
+    for handle in handles:
+        handle.remove()
+
+
+def time_runs(step: Callable[[], object], *, runs: int, sync: Callable[[], None]) -> str:
+    """Median and 90th percentile of several runs, after two that warm up."""
+    taken = []
+    for _ in range(runs + 2):
+        sync()
+        start = time.perf_counter()
+        step()
+        sync()
+        taken.append(1000 * (time.perf_counter() - start))
+    taken = sorted(taken[2:])
+    p90 = taken[min(len(taken) - 1, round(0.9 * len(taken)))]
+    return f"{statistics.median(taken):.1f} ms median, {p90:.1f} ms p90"
+
+
+def without_branch(model: nn.Module, pairs: list[dict], *, flops: Counts) -> str:
+    """Takes the branch out and checks that inference is the same to the last bit and FLOP."""
+    before, model.contrast = infer(model, pairs), None
+    is_same = torch.equal(before, infer(model, pairs))
+    bare = count_flops(model, functools.partial(infer, model, pairs))
+    if not is_same or bare["all"] != flops["all"] or flops.get("branch", 0):
+        raise AssertionError("the contrastive branch takes part in inference")
+    parameters = sum(p.numel() for p in model.parameters())
+    return f"same logits bit for bit, same FLOPs, {parameters / 1e6:.2f} M parameters needed"
+
+
+def peak_memory(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB on the GPU"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10:.0f} MiB of the process"
+
+
+def analyze(cfg: CfgNode, args: argparse.Namespace) -> Iterator[str]:
+    """Lines of the report, in Markdown."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    pairs = make_pairs(cfg, size=tuple(args.size), num_pairs=args.batch)
+    sync = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    steps = {
+        step.__name__: functools.partial(step, model, pairs) for step in (infer, forward, train)
+    }
+    flops = {name: count_flops(model, step) for name, step in steps.items()}
+    with activations(model) as outputs:
+        steps["infer"]()
+    latency = {
+        name: time_runs(steps[name], runs=args.runs, sync=sync) for name in ("train", "infer")
+    }
+    with seconds_by_part(model, sync=sync) as seconds:
+        steps["infer"]()
+    parameters = {
+        part: sum(p.numel() for module in modules for p in module.parameters())
+        for part, modules in parts_of(model).items()
+    }
+    parameters["all"] = sum(p.numel() for p in model.parameters())
+    yield f"{args.config_file}, {args.batch} x {args.size[0]}x{args.size[1]}, {model.device}\n"
+    yield "| part | parameters M | multiply-adds G | FLOPs G | in training | outputs M | ms |"
+    yield "|---|---|---|---|---|---|---|"
+    for part, count in parameters.items():
+        giga = flops["infer"][part] / 1e9
+        taken = 1000 * seconds.get(part, sum(seconds.values()))
+        yield (
+            f"| {part} | {count / 1e6:.3f} | {giga / 2:.3f} | {giga:.3f} "
+            f"| {flops['forward'][part] / 1e9:.3f} | {outputs[part] / 1e6:.2f} | {taken:.1f} |"
+        )
+    yield f"\nInference: {latency['infer']}. Forward and backward: {latency['train']}, "
+    yield f"{flops['train']['all'] / 1e9:.3f} GFLOPs."
+    yield f"Peak memory, training included: {peak_memory(model.device)}."
+    if model.contrast is not None:
+        yield f"Without the branch: {without_branch(model, pairs, flops=flops['infer'])}."
+
+
+def main() -> None:
+    args = parse_arguments()
+    cfg = with_device(build_config(args.config_file, args.opts))
+    with torch.autocast(cfg.MODEL.DEVICE.partition(":")[0], torch.bfloat16, enabled=args.bf16):
+        for line in analyze(cfg, args):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
