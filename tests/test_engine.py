@@ -11,6 +11,8 @@ import torch
 
 from smmcl.d2 import HookBase
 from smmcl.engine import Trainer, evaluate, load_weights, setup, with_device
+from smmcl.modeling.backbone.streams import build_stream
+from smmcl.modeling.weights import MSCAN
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -116,3 +118,26 @@ def test_iterations_follow_from_epochs_pairs_and_batch(tmp_path: pathlib.Path) -
 def test_a_head_for_other_classes_is_answered_by_name(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"NUM_CLASSES is 5 but dataset synthetic_night_\w+"):
         config(tmp_path, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5")
+
+
+def test_a_start_reads_the_streams_weights_and_nothing_else_does(tmp_path: pathlib.Path) -> None:
+    torch.manual_seed(1)
+    published = build_stream("mscan_t")
+    state = {MSCAN.to_theirs(name): value for name, value in published.state_dict().items()}
+    file = tmp_path / "mscan_t.pth"
+    torch.save({"state_dict": state}, file)
+    keys = ["MODEL.PAIR.VISIBLE.NAME", "mscan_t", "MODEL.PAIR.VISIBLE.WEIGHTS", str(file)]
+    cfg = config(tmp_path / "run", *keys)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    ours = trainer.model.backbone.visible.state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in published.state_dict().items())
+
+    trainer.checkpointer.save("model_0000000", iteration=0)
+    file.unlink()
+    Trainer(cfg).resume_or_load(resume=True)
+    load_weights(cfg, Trainer.build_model(cfg))
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "run/model_0000000.pth")]
+    Trainer(config(tmp_path / "other", *keys, *weights)).resume_or_load(resume=False)
+    with pytest.raises(FileNotFoundError, match=r"mscan_t\.pth do not exist"):
+        Trainer(cfg).resume_or_load(resume=False)
