@@ -218,30 +218,32 @@ def draw_pair(
         (height as needed, width as needed, 3) uint8.
     """
     size = visible.shape[:2]
-    top, left, bottom, right = valid_box or (0, 0, *size)
-
-    def framed(part: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        part = enlarge(part, width=size[1])
-        if labels is not None:
-            labels = enlarge(labels[top:bottom, left:right], width=size[1])
-            part = overlay(part, labels, metadata=metadata)
-        scale = part.shape[0] // (bottom - top)
-        whole = np.full((size[0] * scale, size[1] * scale, 3), PADDING, dtype=np.uint8)
-        whole[scale * top : scale * bottom, scale * left : scale * right] = part
-        return whole
-
-    real, other = visible[top:bottom, left:right], auxiliary[top:bottom, left:right]
-    bright = brighten(real)
+    box = valid_box or (0, 0, *size)
+    inside = np.s_[box[0] : box[2], box[1] : box[3]]
+    bright = brighten(visible[inside])
     images = {
-        "visible": framed(real),
-        "visible, brightened": framed(bright),
-        kind: framed(colour_auxiliary(other, kind=kind)),
-        **{title: framed(bright, labels) for title, labels in maps.items()},
+        "visible": enlarge(visible[inside], width=size[1]),
+        "visible, brightened": enlarge(bright, width=size[1]),
+        kind: enlarge(colour_auxiliary(auxiliary[inside], kind=kind), width=size[1]),
     }
+    for title, labels in maps.items():
+        ground = images["visible, brightened"]
+        labels = enlarge(labels[inside], width=size[1])
+        images[title] = overlay(ground, labels, metadata=metadata)
+    images = {title: _pad(image, size=size, box=box) for title, image in images.items()}
     width = images["visible"].shape[1]
     row, text_size = row_width(len(images), width), 10 + width // 40
     key = legend(maps, metadata=metadata, width=row, text_size=text_size)
     return panel(images, heading=heading, legend=key, text_size=text_size)
+
+
+def _pad(image: np.ndarray, *, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
+    """Lays the enlarged picture of a box of real pixels into a grey one of the whole size."""
+    top, left, bottom, right = box
+    scale = image.shape[0] // (bottom - top)
+    whole = np.full((scale * size[0], scale * size[1], 3), PADDING, dtype=np.uint8)
+    whole[scale * top : scale * bottom, scale * left : scale * right] = image
+    return whole
 
 
 def _draw_entries(
