@@ -220,16 +220,14 @@ def draw_pair(
     size = visible.shape[:2]
     box = valid_box or (0, 0, *size)
     inside = np.s_[box[0] : box[2], box[1] : box[3]]
-    bright = brighten(visible[inside])
     images = {
         "visible": enlarge(visible[inside], width=size[1]),
-        "visible, brightened": enlarge(bright, width=size[1]),
+        "visible, brightened": enlarge(brighten(visible[inside]), width=size[1]),
         kind: enlarge(colour_auxiliary(auxiliary[inside], kind=kind), width=size[1]),
     }
     for title, labels in maps.items():
-        ground = images["visible, brightened"]
         labels = enlarge(labels[inside], width=size[1])
-        images[title] = overlay(ground, labels, metadata=metadata)
+        images[title] = overlay(images["visible, brightened"], labels, metadata=metadata)
     images = {title: _pad(image, size=size, box=box) for title, image in images.items()}
     width = images["visible"].shape[1]
     row, text_size = row_width(len(images), width), 10 + width // 40
