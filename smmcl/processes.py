@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 import torch
@@ -21,8 +22,7 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
     """
     if "LOCAL_WORLD_SIZE" in os.environ:
         _join_torchrun()
-        main(args)
-        torch.distributed.destroy_process_group()
+        _run(main, args)
         return
     count = torch.cuda.device_count()
     if count and args.num_gpus > count:
@@ -31,12 +31,12 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
             "or hide them by CUDA_VISIBLE_DEVICES= to run that many processes on the CPU."
         )
     launch(
-        main,
+        _run,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(main, args),
     )
 
 
@@ -49,6 +49,20 @@ def log_processes() -> None:
             torch.distributed.get_backend(),
             "GPUs" if torch.cuda.is_available() else "CPU",
         )
+
+
+def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    main(args)
+    if comm.get_world_size() > 1:
+        # A process that ends while another still talks to it takes that one down.
+        comm.synchronize()
+        torch.distributed.destroy_process_group()
+        # The work is done and written. Now and then gloo's threads abort an interpreter that
+        # takes itself apart, which would turn a good run into a failed one.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _join_torchrun() -> None:
