@@ -215,8 +215,8 @@ def analyze(cfg: CfgNode, args: argparse.Namespace) -> Iterator[str]:
             f"| {part} | {count / 1e6:.3f} | {giga / 2:.3f} | {giga:.3f} "
             f"| {flops['forward'][part] / 1e9:.3f} | {outputs[part] / 1e6:.2f} | {taken:.1f} |"
         )
-    yield f"\nInference: {latency['infer']}. Forward and backward: {latency['train']}, "
-    yield f"{flops['train']['all'] / 1e9:.3f} GFLOPs."
+    yield f"\nInference: {latency['infer']}. Forward and backward: {latency['train']}."
+    yield f"FLOPs of forward and backward: {flops['train']['all'] / 1e9:.3f} G."
     yield f"Peak memory, training included: {peak_memory(model.device)}."
     if model.contrast is not None:
         yield f"Without the branch: {without_branch(model, pairs, flops=flops['infer'])}."
