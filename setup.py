@@ -24,12 +24,13 @@ setup(
         "fvcore>=0.1.5.post20221221,<0.1.6",
         "iopath>=0.1.9",  # Detectron2 asks for < 0.1.10, the newest release works as well
         "pycocotools>=2.0.7",
-        "Pillow>=10",
-        "matplotlib>=3.7",  # the Visualizer of both engines draws with it
+        "Pillow>=10.1",
+        "matplotlib>=3.7",  # colour maps, the font of pictures
         "yacs>=0.1.8",
         "termcolor>=1.1",
         "tabulate>=0.9",
-        "cloudpickle>=2",
+        "tqdm>=4.60",
+        "PyYAML>=6",
     ],
     # OpenCV comes in two builds that overwrite each other, and one may be there already:
     # so it is an extra. `headless` is for machines without a display, `opencv` for the others.

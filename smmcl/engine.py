@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from smmcl.checkpoint import RunCheckpointer
+from smmcl.cli import without_traceback
 from smmcl.config import build_config
 from smmcl.d2 import (
     ENGINE,
@@ -52,6 +53,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Config, datasets, folders, loggers and seeds of a run, from its command line."""
     cfg = build_config(args.config_file, args.opts)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
+    # An error that the user can mend is told once, by the tool, and not by the loop before it.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(without_traceback)
     logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
     log_processes()
     cfg = with_device(cfg)

@@ -16,10 +16,12 @@ from torch import Tensor
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.image_pair import _auxiliary as convert_auxiliary
-from smmcl.data.image_pair import _decode as decode
-from smmcl.data.image_pair import _visible as convert_visible
-from smmcl.data.image_pair import check_same_size
+from smmcl.data.image_pair import (
+    check_same_size,
+    convert_auxiliary,
+    convert_visible,
+    decode,
+)
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine import check_datasets, load_weights, with_device
 from smmcl.visualizer import draw_pair, pictures

@@ -1,6 +1,7 @@
 """Config files resolve, every key has a reader, and a wrong key is answered by name."""
 
 import ast
+import json
 import pathlib
 
 import pytest
@@ -78,7 +79,9 @@ def test_dumped_config_reads_back(tmp_path: pathlib.Path) -> None:
     cfg = build_config(str(ROOT / "configs/synthetic_night.yaml"))
     dumped = tmp_path / "config.yaml"
     dumped.write_text(cfg.dump())
-    assert build_config(str(dumped)) == cfg
+    # A dump writes tuples within tuples as lists, on Detectron2 too.
+    again = leaves(build_config(str(dumped)))
+    assert json.dumps(again, sort_keys=True) == json.dumps(leaves(cfg), sort_keys=True)
 
 
 def test_unknown_key_is_answered_by_name() -> None:

@@ -86,7 +86,7 @@ def read_visible(path: str | Path, *, fmt: str) -> np.ndarray:
     Args:
         fmt: order of the channels, "RGB" or "BGR" (INPUT.FORMAT).
     """
-    return _visible(*_decode(path, role="visible image"), path=path, fmt=fmt)
+    return convert_visible(*decode(path, role="visible image"), path=path, fmt=fmt)
 
 
 def read_auxiliary(
@@ -99,8 +99,8 @@ def read_auxiliary(
     Args:
         channels: A; a single stored channel is repeated to three. None keeps the stored number.
     """
-    stored, mode = _decode(path, role="auxiliary image")
-    return _auxiliary(stored, mode, path=path, contract=contract, channels=channels)
+    stored, mode = decode(path, role="auxiliary image")
+    return convert_auxiliary(stored, mode, path=path, contract=contract, channels=channels)
 
 
 def read_pair(
@@ -116,11 +116,13 @@ def read_pair(
     Returns:
         visible (H, W, 3) uint8, auxiliary (H, W, A) uint8 or float32, both as the readers above.
     """
-    stored, mode = _decode(visible_path, role="visible image")
-    visible = _visible(stored, mode, path=visible_path, fmt=fmt)
+    stored, mode = decode(visible_path, role="visible image")
+    visible = convert_visible(stored, mode, path=visible_path, fmt=fmt)
     if str(auxiliary_path) != str(visible_path):
-        stored, mode = _decode(auxiliary_path, role="auxiliary image")
-    auxiliary = _auxiliary(stored, mode, path=auxiliary_path, contract=contract, channels=channels)
+        stored, mode = decode(auxiliary_path, role="auxiliary image")
+    auxiliary = convert_auxiliary(
+        stored, mode, path=auxiliary_path, contract=contract, channels=channels
+    )
     check_same_size(visible, visible_path, auxiliary, auxiliary_path)
     return visible, auxiliary
 
@@ -140,7 +142,7 @@ def read_label(
         stored_ignore: stored value of pixels without a label; None when every pixel has one.
         ignore: value of such pixels in the result.
     """
-    stored, mode = _decode(path, role="label image")
+    stored, mode = decode(path, role="label image")
     if mode not in (*VALUE_MODES[:-1], "P"):
         raise ValueError(
             f"label image {path} has mode {mode!r} but class ids in one channel are wanted. "
@@ -196,7 +198,7 @@ def check_same_size(
         )
 
 
-def _decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
+def decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
     """Returns the stored values, (H, W) or (H, W, channels), and Pillow's name of their mode."""
     try:
         with Image.open(path) as image:
@@ -225,7 +227,7 @@ def _decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
     return stored, mode
 
 
-def _visible(stored: np.ndarray, mode: str, *, path: str | Path, fmt: str) -> np.ndarray:
+def convert_visible(stored: np.ndarray, mode: str, *, path: str | Path, fmt: str) -> np.ndarray:
     if mode not in COLOUR_MODES:
         raise ValueError(
             f"visible image {path} has mode {mode!r} but 3 channels (RGB), or 4 with the auxiliary "
@@ -237,7 +239,7 @@ def _visible(stored: np.ndarray, mode: str, *, path: str | Path, fmt: str) -> np
     return np.ascontiguousarray(visible if fmt == "RGB" else visible[:, :, ::-1])
 
 
-def _auxiliary(
+def convert_auxiliary(
     stored: np.ndarray,
     mode: str,
     *,

@@ -82,7 +82,7 @@ class MatrixFactorization(nn.Module):
         data = data.to(torch.promote_types(data.dtype, torch.float32))
         if bases is None:
             bases = self._draw(data) if self.training else self.start
-        bases = bases.to(data).expand(len(data), -1, -1)  # (N, C, R)
+        bases = bases.to(data).expand(data.shape[0], -1, -1)  # (N, C, R)
         with torch.autocast(data.device.type, enabled=False):
             approximation = self._factorize(data, bases)  # (N, H * W, C)
         approximation = approximation.mT.unflatten(2, feature.shape[2:])  # (N, C, H, W)
