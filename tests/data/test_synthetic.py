@@ -166,7 +166,8 @@ def test_two_processes_render_at_once(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [process.communicate()[1] for process in processes] == [b"", b""]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     options = {"size": (64, 80), "count": 40, "seed": 0, "root": tmp_path}
     for index, record in enumerate(synthetic.load_synthetic("indoor", "val", **options)):
         label = synthetic.render_pair("indoor", "val", index, size=(64, 80))["label"]
