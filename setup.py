@@ -16,8 +16,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=("smmcl", "smmcl.*")),
-    package_data={"smmcl.data.datasets": ["*.yaml"], "smmcl.d2": ["**/*.json"]},
+    # configs/ stands at top level, where people look; a wheel has it inside the package.
+    packages=[*find_packages(include=("smmcl", "smmcl.*")), "smmcl.configs"],
+    package_dir={"smmcl.configs": "configs"},
+    package_data={
+        "smmcl.data.datasets": ["*.yaml"],
+        "smmcl.d2": ["**/*.json"],
+        "smmcl.configs": ["**/*.yaml"],
+    },
     install_requires=[
         "torch>=2.6",
         "numpy>=1.26",

@@ -21,22 +21,44 @@ def build_config(config_file: str = "", overrides: list[str] | None = None) -> C
     """Reads a config file and `KEY VALUE ...` overrides over the defaults; the result is frozen.
 
     Args:
-        config_file: path of a YAML file, or "" for the defaults alone.
+        config_file: path of a YAML file, or name of a shipped one such as "mfnet_r101.yaml"; ""
+            for the defaults alone.
         overrides: alternating keys and values, as they come from a command line.
     """
     cfg = get_cfg()
     add_smmcl_config(cfg)
     if config_file:
-        if not pathlib.Path(config_file).is_file():
-            raise FileNotFoundError(
-                f"config file {config_file} does not exist. The shipped ones are in configs/."
-            )
+        config_file = find_config(config_file)
         with _naming_the_key(cfg, config_file):
             cfg.merge_from_file(config_file)
     with _naming_the_key(cfg, "the command line"):
         cfg.merge_from_list(overrides or [])
     cfg.freeze()
     return cfg
+
+
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """The configs that come with this project, by name: "mfnet_r101.yaml", "ablations/..."."""
+    package = pathlib.Path(__file__).parent
+    # A wheel has them inside the package, a clone beside it.
+    inside = package / "configs"
+    folder = inside if inside.is_dir() else package.parent / "configs"
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_config(config_file: str) -> str:
+    """Path of a config: a file as it is, else the shipped one of that name."""
+    if pathlib.Path(config_file).is_file():
+        return config_file
+    shipped = shipped_configs()
+    name = config_file.removeprefix("configs/")
+    if name in shipped:
+        return str(shipped[name])
+    near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.4)
+    raise FileNotFoundError(
+        f"config file {config_file} does not exist. The shipped ones are in configs/"
+        + (f", the nearest by name {', '.join(near)}." if near else ".")
+    )
 
 
 @contextlib.contextmanager
