@@ -36,6 +36,7 @@ LAYERS = {
     "smmcl.data.datasets.synthetic_night": 0,
     "smmcl.evaluation": 2,
     "smmcl.solver": 2,
+    "smmcl.hooks": 2,
     "smmcl.checkpoint": 2,
     "smmcl.processes": 2,
     "smmcl.modeling.meta_arch": 3,
