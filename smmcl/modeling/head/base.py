@@ -4,42 +4,63 @@ Shape shorthand in this module:
     N: images in the batch     K: classes     H, W: of the input     h, w: of the logits
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smmcl.d2 import CfgNode, ShapeSpec, comm
+from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
+from smmcl.modeling.init import init_decoder
 
 
 class SemSegHead(nn.Module):
-    """Base of the heads: a subclass gives `layers`, from a list of features to logits."""
+    """Base of the heads: a subclass gives `build` and `layers`, the way from features to logits."""
 
+    @configurable
     def __init__(
-        self, *, in_features: list[str], ignore_value: int, loss_weight: float = 1.0
+        self,
+        *,
+        in_features: list[str],
+        in_channels: list[int],
+        channels: int,
+        num_classes: int,
+        dropout: float,
+        ignore_value: int,
+        loss_weight: float = 1.0,
+        **settings: Any,
     ) -> None:
         """
         Args:
-            in_features: names of the features read, from fine to coarse.
+            in_features, in_channels: names of the features read, from fine to coarse, and their C.
+            channels: before the classifier.
+            num_classes: K.
+            dropout: probability of dropping a channel before the classifier.
             ignore_value: label of the pixels that take no part in the loss.
             loss_weight: factor on the cross-entropy.
+            settings: of the subclass's `build`.
         """
         super().__init__()
         self.in_features = in_features
         self.ignore_value = ignore_value
         self.loss_weight = loss_weight
+        self.build(in_channels, channels, **settings)
+        init_decoder(self)
+        conv = nn.Conv2d(channels, num_classes, 1)  # its bias starts as torch's does
+        nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
+        self.classifier = nn.Sequential(nn.Dropout2d(dropout), conv)
 
     @classmethod
-    def base_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        """Arguments that every head takes from the config, and the channels of its inputs."""
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             "in_features": list(head.IN_FEATURES),
             "in_channels": [input_shape[name].channels for name in head.IN_FEATURES],
-            "ignore_value": head.IGNORE_VALUE,
-            "loss_weight": head.LOSS_WEIGHT,
             "channels": head.CONVS_DIM,
             "num_classes": head.NUM_CLASSES,
             "dropout": head.DROPOUT,
+            "ignore_value": head.IGNORE_VALUE,
+            "loss_weight": head.LOSS_WEIGHT,
         }
 
     def forward(
@@ -73,13 +94,6 @@ class SemSegHead(nn.Module):
             torch.distributed.all_reduce(count)
             count = count / comm.get_world_size()
         return self.loss_weight * total / count.clamp(min=1.0 / comm.get_world_size())
-
-
-def classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
-    """Drops channels, then (N, channels, h, w) to logits; its bias starts as torch's does."""
-    conv = nn.Conv2d(channels, num_classes, 1)
-    nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
-    return nn.Sequential(nn.Dropout2d(dropout), conv)
 
 
 def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:

@@ -4,61 +4,33 @@ Shape shorthand in this module:
     N: images in the batch     C: channels     K: classes     h, w: of the finest feature read
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from smmcl.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec, configurable
-from smmcl.modeling.head.base import SemSegHead, classifier, resize
+from smmcl.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec
+from smmcl.modeling.head.base import SemSegHead, resize
 from smmcl.modeling.head.hamburger import Hamburger
-from smmcl.modeling.init import init_decoder
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class HamHead(SemSegHead):
     """Squeezes the features to one map, factorises it, and classifies every pixel."""
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        in_features: list[str],
-        in_channels: list[int],
-        ham_channels: int,
-        channels: int,
-        rank: int,
-        steps_train: int,
-        steps_test: int,
-        num_classes: int,
-        dropout: float,
-        ignore_value: int,
-        loss_weight: float = 1.0,
+    def build(
+        self, in_channels: list[int], channels: int, *, ham_channels: int, **ham: int
     ) -> None:
-        """
-        Args:
-            in_features, in_channels: names of the features read, from fine to coarse, and their C.
-            ham_channels: of the map that is factorised.
-            channels: before the classifier.
-            rank, steps_train, steps_test: see `Hamburger`.
-            num_classes: K.
-            dropout: probability of dropping a channel before the classifier.
-            ignore_value, loss_weight: see `SemSegHead`.
-        """
-        super().__init__(
-            in_features=in_features, ignore_value=ignore_value, loss_weight=loss_weight
-        )
+        """`ham_channels` has the map that is factorised; for `ham` see `Hamburger`."""
         self.squeeze = _conv_norm(sum(in_channels), ham_channels)
-        self.hamburger = Hamburger(
-            ham_channels, rank=rank, steps_train=steps_train, steps_test=steps_test
-        )
+        self.hamburger = Hamburger(ham_channels, **ham)
         self.align = _conv_norm(ham_channels, channels)
-        init_decoder(self)
-        self.classifier = classifier(channels, num_classes, dropout)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         ham = cfg.MODEL.SEM_SEG_HEAD.HAM
         return {
-            **cls.base_config(cfg, input_shape),
+            **super().from_config(cfg, input_shape),
             "ham_channels": ham.CHANNELS,
             "rank": ham.RANK,
             "steps_train": ham.STEPS_TRAIN,
