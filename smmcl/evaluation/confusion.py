@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ABSENT_RULES = ("present", "truth", "zero")
+# The classes that a mean IoU is taken over.
+ABSENT_RULES = {
+    "present": "the classes in truth or prediction",
+    "truth": "the classes in the truth",
+    "zero": "all classes, absent ones as 0",
+}
 
 
 class ConfusionMatrix:
@@ -66,6 +71,16 @@ class SegmentationScores:
     pixel_accuracy: float
 
 
+def explain_rule(absent_rule: str) -> str:
+    """The classes of a mean by a rule, in words; an unknown rule is refused."""
+    if absent_rule not in ABSENT_RULES:
+        raise ValueError(
+            f"the rule for absent classes is {absent_rule!r}. Set TEST.ABSENT_CLASSES to one of "
+            f"{', '.join(ABSENT_RULES)}."
+        )
+    return f"{absent_rule} (mean over {ABSENT_RULES[absent_rule]})"
+
+
 def score(
     counts: Tensor, *, absent_rule: str = "present", excluded: Sequence[int] = ()
 ) -> SegmentationScores:
@@ -73,17 +88,12 @@ def score(
 
     Args:
         counts: (K, K) int64, rows are the truth, columns the prediction.
-        absent_rule: the classes of the mean IoU. "present": those that occur in truth or
-            prediction. "truth": those that occur in the truth, so that a class which is only ever
-            predicted wrongly costs nothing by itself. "zero": all, an absent class counting 0.
-            The mean accuracy has the classes of the truth, or with "zero" all.
+        absent_rule: a key of `ABSENT_RULES`. By "truth" a class that is only ever predicted
+            wrongly costs nothing by itself. The mean accuracy has the classes of the truth, or
+            with "zero" all.
         excluded: classes left out of the two means. Their pixels still count everywhere else.
     """
-    if absent_rule not in ABSENT_RULES:
-        raise ValueError(
-            f"the rule for absent classes is {absent_rule!r}. Set TEST.ABSENT_CLASSES to one of "
-            f"{', '.join(ABSENT_RULES)}."
-        )
+    explain_rule(absent_rule)  # or raise
     counts = counts.to("cpu", torch.float64)
     hits, truth, predicted = counts.diag(), counts.sum(1), counts.sum(0)  # (K,) each
     union = truth + predicted - hits

@@ -17,10 +17,12 @@ from smmcl.d2 import (
     MetadataCatalog,
     comm,
     configurable,
+    get_event_storage,
+    has_event_storage,
 )
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import label_facts, read_label
-from smmcl.evaluation.confusion import ConfusionMatrix
+from smmcl.evaluation.confusion import ConfusionMatrix, explain_rule
 from smmcl.evaluation.predictions import PredictionWriter
 from smmcl.evaluation.report import Report
 
@@ -59,8 +61,8 @@ class PairSemSegEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._metadata = metadata
         self._labels = label_facts(metadata)
-        self._absent_rule = absent_rule
-        self._output_folder = output_folder
+        self._absent_rule, self._absent_words = absent_rule, explain_rule(absent_rule)
+        self.output_folder = output_folder
         self._protocol = dict(protocol or {})
         self._writer = None
         if predictions_folder:
@@ -111,7 +113,10 @@ class PairSemSegEvaluator(DatasetEvaluator):
                 self._writer.write(prediction.cpu().numpy(), record["image_id"])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """Adds up the counts of all processes; the main one reports and returns the scores."""
+        """Adds up the counts of all processes; the main one returns the scores, and reports.
+
+        The report is written, logged, and kept as `report`.
+        """
         if self._writer:
             self._writer.finish()
         counts = {task: matrix.counts.cpu() for task, matrix in self._matrices.items()}
@@ -129,9 +134,10 @@ class PairSemSegEvaluator(DatasetEvaluator):
             absent_rule=self._absent_rule,
             excluded=self._metadata.get("absent_from_mean", []),
         )
-        if self._output_folder:
-            report.save(self._output_folder)
+        if self.output_folder:
+            report.save(self.output_folder)
         logger.info(report.text())
+        self.report = report
         return report.results()
 
     def _new_matrix(self) -> ConfusionMatrix:
@@ -148,7 +154,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
             "pairs": f"{pairs} (published: {published}, so not comparable)" if is_subset else pairs,
             "resolution": ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(4))
             + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""),
-            "absent classes": self._absent_rule,
+            "absent classes": self._absent_words,
             "excluded from means": ", ".join(self._metadata.get("absent_from_mean", [])) or "none",
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
@@ -156,11 +162,22 @@ class PairSemSegEvaluator(DatasetEvaluator):
 
 
 def _state_inference(cfg: CfgNode) -> dict[str, str]:
-    window, augmented = cfg.TEST.SLIDING, cfg.TEST.AUG.ENABLED
+    window, augmented = cfg.TEST.SLIDING, cfg.TEST.AUG
+    scales = augmented.SCALES if augmented.ENABLED else [1]
+    has_several = window.ENABLED or augmented.ENABLED
+    tiles = "{}x{}, each overlapping the next by a share of {:.2f} or more"
     return {
-        "window": "{}x{}".format(*window.SIZE) if window.ENABLED else "whole image",
-        "scales": ", ".join(map(str, cfg.TEST.AUG.SCALES)) if augmented else "1",
-        "flip": "yes" if augmented and cfg.TEST.AUG.FLIP else "no",
+        "window": tiles.format(*window.SIZE, window.OVERLAP) if window.ENABLED else "whole image",
+        "scales": ", ".join(map(str, scales)),
+        "flip": "yes" if augmented.ENABLED and augmented.FLIP else "no",
+        "sum": f"of {augmented.SUM}" if has_several else "none, one forward a pair",
         "auxiliary image": cfg.INPUT.AUXILIARY_ABLATION or "the pair's own",
-        "checkpoint": cfg.MODEL.WEIGHTS or f"the last of {cfg.OUTPUT_DIR}",
+        "checkpoint": _state_checkpoint(cfg),
     }
+
+
+def _state_checkpoint(cfg: CfgNode) -> str:
+    """In training MODEL.WEIGHTS is what the run started from, and not what is evaluated."""
+    if has_event_storage():
+        return f"iteration {get_event_storage().iter} of the run in {cfg.OUTPUT_DIR}"
+    return cfg.MODEL.WEIGHTS or "none: the weights are as the caller set them"

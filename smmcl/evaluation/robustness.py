@@ -1,0 +1,152 @@
+"""Robustness: what a model still knows when one image of its pairs is missing or spoilt, graded."""
+
+import csv
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from smmcl.data.corruption import CORRUPTIONS
+from smmcl.evaluation.report import TABLE
+
+# Share of the pairs that lose an image, by severity: at the last one all do.
+MISSING_SHARE = (0.1, 0.25, 0.5, 0.75, 1.0)
+KEYS = {"visible": "image", "auxiliary": "auxiliary"}
+# What can happen to which image; "either" is one of the two, drawn for each pair. The labels follow
+# the visible image, so it is the auxiliary one that is misaligned.
+CONDITIONS = {
+    "visible": ("missing", "noise", "blur", "over_exposure", "under_exposure"),
+    "auxiliary": ("missing", "noise", "blur", "over_exposure", "under_exposure", "shift"),
+    "either": ("missing",),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of spoiling pairs; what it draws depends on the pair alone.
+
+    So a pair that is lost at one severity is lost at the next, and a shift keeps its direction.
+
+    Args:
+        image: a key of `CONDITIONS`.
+        corruption: a key of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: of the draws.
+    """
+
+    image: str
+    corruption: str
+    severity: int
+    seed: int = 0
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            inputs: of the mapper: "image" (3, H, W) and "auxiliary" (A, H, W), values 0..255.
+
+        Returns:
+            The same with one image spoilt.
+        """
+        identity = zlib.crc32(str(inputs["image_id"]).encode())
+        generator = np.random.default_rng((self.seed, identity))
+        place, which = generator.random(2)
+        if self.corruption == "missing" and place >= MISSING_SHARE[self.severity - 1]:
+            return inputs
+        key = KEYS.get(self.image) or tuple(KEYS.values())[int(2 * which)]
+        stored = inputs[key]
+        # One channel that the mapper repeated is spoilt once.
+        is_repeated = bool((stored == stored[:1]).all())
+        image = (stored[:1] if is_repeated else stored).permute(1, 2, 0).numpy()  # (H, W, C)
+        spoilt = CORRUPTIONS[self.corruption](image, self.severity, generator)
+        spoilt = torch.from_numpy(np.ascontiguousarray(spoilt)).permute(2, 0, 1)  # (C, H, W)
+        return {**inputs, key: spoilt.expand_as(stored).contiguous()}
+
+
+def all_conditions(severities: Sequence[int], *, seed: int = 0) -> Iterator[Condition]:
+    """Every corruption of `CONDITIONS` at the severities, which grow."""
+    for image, corruptions in CONDITIONS.items():
+        for corruption in corruptions:
+            for severity in sorted(severities):
+                yield Condition(image, corruption, severity, seed)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What was measured, as a table and as a picture.
+
+    Args:
+        protocol: of the evaluation.
+        clean: mIoU of the pairs as they are, by task.
+        spoilt: mIoU by task under each condition.
+    """
+
+    protocol: Mapping[str, str]
+    clean: Mapping[str, float]
+    spoilt: Mapping[Condition, Mapping[str, float]]
+
+    def curves(self, task: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
+        """(severity, mIoU) by image and corruption, from severity 0 on, and the mean of all."""
+        curves = {}
+        for condition, scores in self.spoilt.items():
+            start = [(0, self.clean[task])]
+            curve = curves.setdefault((condition.image, condition.corruption), start)
+            curve.append((condition.severity, scores[task]))
+        means = [
+            (points[0][0], float(np.mean([value for _, value in points])))
+            for points in zip(*curves.values(), strict=True)
+        ]
+        return {**curves, ("all", "mean"): means}
+
+    def table(self) -> str:
+        """A Markdown table of the mIoU with one row for each task, image and corruption."""
+        rows = [
+            [task, *names, *(value for _, value in curve)]
+            for task in self.clean
+            for names, curve in self.curves(task).items()
+        ]
+        severities = sorted({condition.severity for condition in self.spoilt})
+        headers = ["task", "image", "corruption", "as it is", *map(str, severities)]
+        return tabulate(rows, headers, **TABLE)
+
+    def plot(self, task: str = "sem_seg") -> Figure:
+        """mIoU over severity: one panel for the visible, one for the auxiliary image."""
+        figure = Figure(figsize=(9, 4), layout="constrained")
+        panels = dict(zip(KEYS, figure.subplots(1, 2, sharey=True), strict=True))
+        colours = {name: f"C{place}" for place, name in enumerate(CORRUPTIONS)}
+        for (image, corruption), curve in self.curves(task).items():
+            for panel in [panels[image]] if image in panels else panels.values():
+                own = image in panels
+                name = corruption if own else f"{corruption}, {image}"
+                colour = colours[corruption] if own else "0.5" if image == "all" else "black"
+                style = "o-" if own else ":"
+                panel.plot(*zip(*curve, strict=True), style, color=colour, label=name, ms=4)
+        for image, panel in panels.items():
+            panel.set(title=f"{image} image spoilt", xlabel="severity", ylim=0)
+            panel.legend(fontsize="small")
+            panel.grid(alpha=0.3)
+        panels["visible"].set_ylabel("mIoU (%)")
+        return figure
+
+    def save(self, folder: Path) -> None:
+        """Writes robustness.json, .csv, .md, .png and .svg into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [asdict(c) | {"mIoU": dict(scores)} for c, scores in self.spoilt.items()]
+        content = {"protocol": dict(self.protocol), "clean": dict(self.clean), "conditions": rows}
+        (folder / "robustness.json").write_text(json.dumps(content, indent=1))
+        with (folder / "robustness.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["task", "image", "corruption", "severity", "mIoU"])
+            for task in self.clean:
+                for names, curve in self.curves(task).items():
+                    writer.writerows([task, *names, *point] for point in curve)
+        lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
+        (folder / "robustness.md").write_text("\n".join([*lines, "", self.table(), ""]))
+        for ending in ("png", "svg"):
+            self.plot().savefig(folder / f"robustness.{ending}", dpi=150)
