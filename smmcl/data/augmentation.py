@@ -35,7 +35,9 @@ class PairGeometry:
         top, left = ((b - a) // 2 for a, b in zip(filled, self.crop_size, strict=True))
         return top, left, top + filled[0], left + filled[1]
 
-    def apply(self, image: np.ndarray, *, fill: int, nearest: bool = False) -> np.ndarray:
+    def apply(
+        self, image: np.ndarray, *, fill: int, nearest: bool = False, has_gaps: bool = False
+    ) -> np.ndarray:
         """Moves one image.
 
         Args:
@@ -43,6 +45,7 @@ class PairGeometry:
             fill: value of the padding.
             nearest: takes the nearest pixel, for labels; else interpolates linearly in the image's
                 own type, as the authors' preprocessing does.
+            has_gaps: 0 is no measurement, and is not mixed with what was measured beside it.
 
         Returns:
             (h, w) or (h, w, channels) of the same type.
@@ -52,12 +55,34 @@ class PairGeometry:
         if image.shape[:2] != self.size:
             mode = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
             resized = cv2.resize(image, self.size[::-1], interpolation=mode)
+            if has_gaps:
+                resized = _without_gaps(image, resized)
             image = resized.reshape(*self.size, *image.shape[2:])  # cv2 drops a single channel
         top, left, bottom, right = self.valid_box
         result = np.full((*self.crop_size, *image.shape[2:]), fill, dtype=image.dtype)
         y, x = self.start
         result[top:bottom, left:right] = image[y : y + bottom - top, x : x + right - left]
         return result
+
+
+def _without_gaps(image: np.ndarray, resized: np.ndarray) -> np.ndarray:
+    """Mends the rims of gaps in a resized image: each value becomes that of its measured part.
+
+    A pixel of which less than half was measured stays a gap.
+
+    Args:
+        image: (H, W) or (H, W, 1), before.
+        resized: (height, width), after.
+    """
+    is_measured = (image != 0).astype(np.float32)
+    if is_measured.all():
+        return resized
+    size = resized.shape[1::-1]
+    share = cv2.resize(is_measured, size, interpolation=cv2.INTER_LINEAR).reshape(resized.shape)
+    mended = resized / np.maximum(share, 0.5)
+    if image.dtype == np.uint8:
+        mended = np.rint(mended).clip(1, 255)
+    return np.where(share < 0.5, 0, np.where(share < 1, mended, resized)).astype(image.dtype)
 
 
 def draw_geometry(

@@ -69,6 +69,34 @@ def test_label_values_are_never_mixed():
         assert set(np.unique(draw(seed).apply(label, fill=255, nearest=True))) <= {0, 9, 255}
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_gaps_of_depth_stay_gaps_and_are_not_mixed(kind):
+    # Twice as wide, linearly: 100, 75, 25, 0, where measured shares are 1, 3/4, 1/4, 0.
+    depth = np.array([[100, 0]], kind)
+    geometry = PairGeometry(False, (1, 4), (0, 0), (1, 4))
+    assert geometry.apply(depth, fill=0).tolist() == [[100, 75, 25, 0]]
+    assert geometry.apply(depth, fill=0, has_gaps=True).tolist() == [[100, 100, 0, 0]]
+    # Half as large: the mean of four is that of the measured ones, if half of them are.
+    depth = np.array([[40, 60, 0, 0], [80, 0, 0, 90]], kind)[..., None]
+    geometry = PairGeometry(False, (1, 2), (0, 0), (1, 2))
+    assert geometry.apply(depth, fill=0, has_gaps=True).tolist() == [[[60], [0]]]
+
+
+def test_depth_without_gaps_is_resized_as_ever():
+    depth = np.random.default_rng(0).integers(1, 256, (30, 40)).astype(np.uint8)
+    with_a_gap = depth.copy()
+    with_a_gap[:2, :2] = 0
+    for seed in range(10):
+        geometry = draw(seed, size=(30, 40))
+        plain = geometry.apply(depth, fill=0)
+        assert np.array_equal(geometry.apply(depth, fill=0, has_gaps=True), plain)
+        # Away from the gap nothing changes either.
+        moved = geometry.apply(with_a_gap, fill=0, has_gaps=True)
+        far = geometry.apply(np.pad(np.zeros((4, 4), np.uint8), ((0, 26), (0, 36)),
+                                    constant_values=1), fill=0, nearest=True) == 1  # fmt: skip
+        assert np.array_equal(moved[far], plain[far])
+
+
 @pytest.mark.parametrize("case", range(15))
 def test_values_equal_the_authors(golden, case):
     data = np.load(golden / "preprocess.npz")
