@@ -81,7 +81,7 @@ def with_device(cfg: CfgNode) -> CfgNode:
     if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
         return cfg
     logger.info("MODEL.DEVICE is %s but there is no GPU here: running on the CPU", cfg.MODEL.DEVICE)
-    return _changed(cfg, "MODEL.DEVICE", "cpu")
+    return changed(cfg, "MODEL.DEVICE", "cpu")
 
 
 def with_iterations(cfg: CfgNode) -> CfgNode:
@@ -91,7 +91,7 @@ def with_iterations(cfg: CfgNode) -> CfgNode:
     num_pairs = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
     per_epoch = math.ceil(num_pairs / cfg.SOLVER.IMS_PER_BATCH)
     total, warmup = (n * per_epoch for n in (cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS))
-    cfg = _changed(cfg, "SOLVER.MAX_ITER", total, "SOLVER.WARMUP_ITERS", warmup)
+    cfg = changed(cfg, "SOLVER.MAX_ITER", total, "SOLVER.WARMUP_ITERS", warmup)
     logger.info(
         "%d epochs of %d pairs in batches of %d are %d iterations, of which %d warm up",
         cfg.SOLVER.EPOCHS,
@@ -103,7 +103,8 @@ def with_iterations(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _changed(cfg: CfgNode, *overrides: object) -> CfgNode:
+def changed(cfg: CfgNode, *overrides: object) -> CfgNode:
+    """A frozen copy with other values: alternating keys and values."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.merge_from_list(list(overrides))
@@ -216,7 +217,8 @@ def parallelise(model: nn.Module) -> nn.Module:
 def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:
     """Evaluates MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR, on DATASETS.TEST."""
     model = Trainer.build_model(cfg)
-    return Trainer.test(load_weights(cfg, model), model)
+    path = load_weights(cfg, model)
+    return Trainer.test(changed(cfg, "MODEL.WEIGHTS", path), model)  # the protocol states it
 
 
 def load_streams(cfg: CfgNode, model: nn.Module) -> None:
@@ -228,11 +230,10 @@ def load_streams(cfg: CfgNode, model: nn.Module) -> None:
             load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
 
 
-def load_weights(cfg: CfgNode, model: nn.Module) -> CfgNode:
+def load_weights(cfg: CfgNode, model: nn.Module) -> str:
     """Fills the model from MODEL.WEIGHTS, else from OUTPUT_DIR's last checkpoint.
 
-    Returns the config with MODEL.WEIGHTS as the path that was loaded. A model without either is
-    refused, since random numbers are no result.
+    Returns the path; a model without either is refused, since random numbers are no result.
     """
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, unfilled=cfg.MODEL.UNFILLED_WEIGHTS)
     path = cfg.MODEL.WEIGHTS
@@ -245,4 +246,4 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> CfgNode:
             )
         logger.info("MODEL.WEIGHTS is empty: using the last checkpoint %s", path)
     checkpointer.load(path, checkpointables=[])
-    return _changed(cfg, "MODEL.WEIGHTS", path)
+    return path

@@ -3,40 +3,51 @@
 
 import argparse
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.d2 import comm, default_argument_parser, inference_on_dataset
+from smmcl.d2 import CfgNode, comm, default_argument_parser
 from smmcl.data.corruption import SEVERITIES
-from smmcl.engine import Trainer, load_weights, setup
-from smmcl.evaluation.robustness import Robustness, all_conditions
+from smmcl.data.loader import build_test_loader
+from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.engine import Trainer, changed, load_weights, setup
+from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
-from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.processes import start
+
+
+def spoiling(condition: Condition) -> type[Trainer]:
+    """The trainer, except that its test pairs are spoilt."""
+
+    class SpoilingTrainer(Trainer):
+        @classmethod
+        def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+            mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=dataset_name)
+            return build_test_loader(cfg, dataset_name, mapper=lambda one: condition(mapper(one)))
+
+    return SpoilingTrainer
 
 
 def evaluate(args: argparse.Namespace) -> None:
     cfg = setup(args)
     model = Trainer.build_model(cfg)
-    cfg = load_weights(cfg, model)
-    model = wrap_for_test(cfg, model).eval()
-    conditions = list(all_conditions(SEVERITIES[:: 1 + args.quick], seed=args.condition_seed))
+    cfg = changed(cfg, "MODEL.WEIGHTS", load_weights(cfg, model))
+    severities = SEVERITIES[:: 1 + args.quick]
+    conditions = list(all_conditions(severities, seed=args.condition_seed))
     for dataset in cfg.DATASETS.TEST:
-        loader = Trainer.build_test_loader(cfg, dataset)
+        one = changed(cfg, "DATASETS.TEST", (dataset,))
         whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
-        clean = mean_ious(inference_on_dataset(model, loader, whole))
+        clean = mean_ious(Trainer.test(one, model, whole))
         evaluator = PairSemSegEvaluator(dataset, absent_rule=cfg.TEST.ABSENT_CLASSES)
-        spoilt = {}
         logging.disable(logging.INFO)
-        for condition in tqdm(conditions, unit="condition", disable=not comm.is_main_process()):
-            results = inference_on_dataset(
-                lambda pairs, spoil=condition: model([spoil(pair) for pair in pairs]),
-                loader,
-                evaluator,
-            )
-            spoilt[condition] = mean_ious(results)
+        spoilt = {
+            condition: mean_ious(spoiling(condition).test(one, model, evaluator))
+            for condition in shown(conditions)
+        }
         logging.disable(logging.NOTSET)
         if comm.is_main_process():
             found = Robustness(whole.report.protocol, clean, spoilt)
@@ -46,6 +57,10 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
     return {task: values["mIoU"] for task, values in results.items() if "mIoU" in values}
+
+
+def shown(conditions: list[Condition]) -> Iterable[Condition]:
+    return tqdm(conditions, unit="condition", disable=not comm.is_main_process())
 
 
 def main() -> None:
