@@ -91,7 +91,8 @@ def local_file(path: str) -> pathlib.Path:
         file = pathlib.Path(manager.get_local_path(url))
     except Exception as error:  # of the network, in any of its layers
         raise ValueError(
-            f"{path} could not be downloaded ({error}). Without a network, put the file at {place}."
+            f"{path} could not be downloaded ({error}). Put the file at {place}, or set the key "
+            "that names it (MODEL.PAIR.*.WEIGHTS) to '' to train from random weights."
         ) from error
     _check_sum(file)
     return file

@@ -4,6 +4,7 @@ import logging
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from smmcl.modeling.weight_files import read_file, tensors_in
@@ -60,6 +61,7 @@ MSCAN = Names(
     ),
     ("block{1}.{0}.mlp.fc1.", "stages.{}.blocks.{}.mlp.expand."),
     ("block{1}.{0}.mlp.dwconv.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),
+    ("block{1}.{0}.mlp.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),  # OpenMMLab's copies
     ("block{1}.{0}.mlp.fc2.", "stages.{}.blocks.{}.mlp.reduce."),
     ("block{1}.{0}.", "stages.{}.blocks.{}."),
 )
@@ -111,14 +113,27 @@ AUTHORS = Names(
     ("decode_head.hamburger.ham_in.conv.", "sem_seg_head.hamburger.conv_in."),
     ("decode_head.hamburger.ham_out.conv.", "sem_seg_head.hamburger.conv_out."),
 )
+# Caffe2's names, which MSRA's ResNets have, in Detectron2's words.
+CAFFE2 = (
+    (r"^(res_)?conv1_", "stem.conv1_"),
+    (r"^(res\d)_(\d+)_branch1_", r"\1.\2.shortcut_"),
+    *((rf"^(res\d)_(\d+)_branch2{abc}_", rf"\1.\2.conv{i}_") for i, abc in enumerate("abc", 1)),
+    (r"_bn_", ".norm_"),
+    (r"_(w|gamma)$", ".weight"),
+    (r"_beta$", ".bias"),
+    (r"_(running_(mean|var))$", r".\1"),
+)
+MSRA = "MSRA's ResNet"
 # What each publisher calls its files, and a name that only its files have.
 PUBLISHERS = {
     "SegNeXt's MSCAN": (MSCAN, "patch_embed1.proj.0.weight"),
     "SegFormer's MiT": (MIT, "block1.0.attn.q.weight"),
     "torchvision's ResNet": (TORCHVISION, "layer1.0.conv1.weight"),
     "Detectron2's ResNet": (DETECTRON2, "res2.0.conv1.weight"),
+    MSRA: (DETECTRON2, "res2_0_branch2a_w"),
 }
-CLASSIFIER = re.compile(r"(head|fc|stem\.fc)\.(weight|bias)")
+CLASSIFIER = re.compile(r"(head|fc|stem\.fc)\.(weight|bias)|fc1000(\.weight|_b)")
+PIXEL_STD = (58.395, 57.12, 57.375)  # of ImageNet's pixels, RGB
 
 
 def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
@@ -126,7 +141,7 @@ def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
 
     A first convolution of another number of input channels is summed over them, which is what it
     does to a grey image, then repeated for each of the stream's channels and divided by their
-    number.
+    number. All streams read RGB pixels normalised by ImageNet's statistics.
 
     Args:
         stream: as `build_stream` gives it.
@@ -138,16 +153,15 @@ def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
         theirs.removeprefix("backbone."): value for theirs, value in tensors_in(data, path).items()
     }
     publisher, names = _recognise(state, data, path)
+    if publisher == MSRA:
+        state = _from_caffe2(state)
+    if getattr(stream, "stride_in_1x1", False) != (publisher == MSRA):
+        raise ValueError(
+            f"{path} ({publisher}) is not for the {name}: the files by MSRA, which have their "
+            "stride in the 1x1 convolutions, fit the streams named _msra, and no others do."
+        )
     own = stream.state_dict()
-    filled, unexpected = {}, []
-    for theirs, value in state.items():
-        ours = names.to_ours(theirs)
-        if ours == FIRST_CONVOLUTION and value.dim() == 4:
-            value = _with_channels(value, own[ours].shape[1])
-        if ours in own and own[ours].shape == value.shape:
-            filled[ours] = value
-        elif not CLASSIFIER.fullmatch(theirs):
-            unexpected.append(theirs)
+    filled, unexpected = _fitting(state, names, own)
     # Momentum does not use this counter, and files of before 2018 are without it.
     wanted = {key for key in own if not key.endswith("num_batches_tracked")}
     missing = sorted(wanted - set(filled))
@@ -163,7 +177,8 @@ def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
     if share < MIN_SHARE:
         raise ValueError(
             f"{path} ({publisher}) fills {share:.1%} of the {name}, less than {MIN_SHARE:.0%}; not "
-            f"{_listed(missing[:3])}, among others. Name the file of this very network."
+            f"{_listed(missing[:3])}, among others. Name the file of this very network, or '' to "
+            "start from random weights."
         )
     stream.load_state_dict({**own, **filled})
 
@@ -206,26 +221,48 @@ def convert_to_authors(data: dict[str, Any], path: str) -> dict[str, dict[str, T
 
 
 def _recognise(state: dict[str, Tensor], data: dict[str, Any], path: str) -> tuple[str, Names]:
-    if any(re.match(r"res\d_\d+_branch", name) for name in state):
-        raise ValueError(
-            f"{path} is a ResNet by MSRA: it has its stride in the 1x1 convolutions, takes BGR "
-            "pixels that are not divided by their deviation, and has no running statistics. Use "
-            "torchvision's, for instance detectron2://ImageNetPretrained/torchvision/R-101.pkl."
-        )
     for publisher, (names, mark) in PUBLISHERS.items():
         if mark not in state:
             continue
-        if names is DETECTRON2 and data.get("__author__") != "torchvision":
+        if mark.startswith("res2.") and data.get("__author__") != "torchvision":
             raise ValueError(
                 f"{path} is a ResNet by {data.get('__author__')}, not by torchvision, so its "
-                "stride may be in the 1x1 convolutions and its pixels others. Use "
-                "detectron2://ImageNetPretrained/torchvision/R-101.pkl, or R-50.pkl."
+                "stride may be in the 1x1 convolutions and its pixels others. Use torchvision's "
+                "file, for instance https://download.pytorch.org/models/resnet101-63fe2227.pth."
             )
         return publisher, names
     raise ValueError(
         f"{path} has tensors named {_listed([*state])}, which is none of {', '.join(PUBLISHERS)}. "
         "Name an ImageNet file of one of them."
     )
+
+
+def _fitting(
+    state: dict[str, Tensor], names: Names, own: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """What of a file has the names and shapes of a stream, by our names, and the rest by theirs."""
+    filled, unexpected = {}, []
+    for theirs, value in state.items():
+        ours = names.to_ours(theirs)
+        if ours == FIRST_CONVOLUTION and value.dim() == 4:
+            value = _with_channels(value, own[ours].shape[1])
+        if ours in own and own[ours].shape == value.shape:
+            filled[ours] = value
+        elif not CLASSIFIER.fullmatch(theirs):
+            unexpected.append(theirs)
+    return filled, unexpected
+
+
+def _from_caffe2(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet by MSRA in Detectron2's names, its first convolution for normalised RGB pixels."""
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in CAFFE2:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    stem = renamed["stem.conv1.weight"]  # (64, 3, 7, 7), for BGR pixels that nothing divides
+    renamed["stem.conv1.weight"] = stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)
+    return renamed
 
 
 def _with_channels(weight: Tensor, num_channels: int) -> Tensor:

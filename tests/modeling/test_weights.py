@@ -7,11 +7,13 @@ import logging
 import os
 import pathlib
 import pickle
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.modeling import weight_files
@@ -88,12 +90,71 @@ def test_detectron2s_torchvision_file_fills_its_stream(tmp_path: pathlib.Path, n
         load_stream(ours, save(data, tmp_path / "R.pkl"), name=name)
 
 
+def by_msra(stream: nn.Module) -> dict[str, np.ndarray]:
+    """A file like Detectron2's MSRA/R-50.pkl with the values of a stream, in the names that its
+    users' logs show, the first convolution for BGR pixels that no deviation divides."""
+    rules = [
+        (r"^stem\.conv1\.norm", "res_conv1_bn"), (r"^stem\.", ""), (r"\.norm\.", "_bn_"),
+        (r"bn\.weight$|bn_weight$", "bn_gamma"), (r"bn\.bias$|bn_bias$", "bn_beta"),
+        (r"\.weight$", "_w"), (r"\.shortcut", "_branch1"),
+        (r"\.conv(\d)", lambda found: "_branch2" + " abc"[int(found[1])]), (r"\.", "_"),
+    ]  # fmt: skip
+    blobs = {"fc1000_w": np.zeros((2, 3)), "fc1000_b": np.zeros(2)}
+    for ours, value in stream.state_dict().items():
+        theirs = DETECTRON2.to_theirs(ours)
+        for pattern, word in rules:
+            theirs = re.sub(pattern, word, theirs)
+        if ours == FIRST_CONVOLUTION:
+            value = (value / torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)).flip(1)
+        if not theirs.endswith("tracked"):
+            blobs[theirs] = value.numpy()
+    assert {"conv1_w", "res_conv1_bn_gamma", "res2_0_branch1_w", "res2_0_branch1_bn_beta",
+            "res4_5_branch2c_bn_running_var", "res5_0_branch2b_w"} < set(blobs)  # fmt: skip
+    return blobs
+
+
 @pytest.mark.parametrize("key", ["blobs", "model"])
-def test_msras_file_is_refused_with_the_reason(tmp_path: pathlib.Path, key: str) -> None:
-    blobs = {"conv1_w": np.zeros((64, 3, 7, 7)), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1))}
+def test_msras_file_fills_the_stream_that_is_named_after_it(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    theirs, ours = built("resnet50_msra")
+    blobs = by_msra(theirs)
     path = save({key: blobs, "__author__": "Caffe2"}, tmp_path / "R-50.pkl")
-    with pytest.raises(ValueError, match=r"R-50.pkl .*stride in the 1x1 .*torchvision/R-101.pkl"):
-        load_stream(build_stream("resnet50"), path, name="visible stream")
+    with caplog.at_level(logging.INFO, "smmcl"):
+        load_stream(ours, path, name="resnet50_msra")
+    assert "missing: none; unexpected: none" in caplog.text
+    # MSRA's convolution over BGR pixels less their mean is ours over normalised RGB ones.
+    mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
+    pixels = torch.randint(256, (1, 3, 9, 9)).float()  # RGB
+    first = ours.state_dict()[FIRST_CONVOLUTION]
+    by_theirs = F.conv2d((pixels - mean).flip(1), torch.from_numpy(blobs["conv1_w"]))
+    torch.testing.assert_close(F.conv2d((pixels - mean) / std, first), by_theirs, rtol=0, atol=1e-4)
+    with torch.no_grad():
+        theirs.stages[0].embed[0].weight.copy_(first)
+    assert is_same(theirs, ours)
+
+
+def test_strides_of_msra_and_torchvision_are_not_confused(tmp_path: pathlib.Path) -> None:
+    msra, other = build_stream("resnet50_msra"), build_stream("resnet50")
+    with pytest.raises(
+        ValueError, match=r"R-50.pkl \(MSRA's ResNet\) is not for the visible stream"
+    ):
+        load_stream(other, save(by_msra(msra), tmp_path / "R-50.pkl"), name="visible stream")
+    path = save(published(other, TORCHVISION), tmp_path / "resnet50.pth")
+    with pytest.raises(ValueError, match=r"resnet50.pth .*is not for the resnet50_msra: .*1x1"):
+        load_stream(msra, path, name="resnet50_msra")
+
+
+def test_openmmlabs_copy_of_mscan_fills_its_stream(tmp_path: pathlib.Path) -> None:
+    """Its depthwise convolutions are a module less deep."""
+    theirs, ours = built("mscan_t")
+    state = {
+        name.replace(".dwconv.dwconv.", ".dwconv."): value
+        for name, value in published(theirs, MSCAN).items()
+    }
+    assert "block1.0.mlp.dwconv.weight" in state
+    load_stream(ours, save({"state_dict": state}, tmp_path / "mscan_t.pth"), name="mscan_t")
+    assert is_same(theirs, ours)
 
 
 def test_missing_and_unexpected_tensors_are_named(
@@ -263,5 +324,7 @@ def test_without_a_network_the_place_is_named(
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setattr(weight_files, "HTTPURLHandler", Publisher)
     place = tmp_path / "zoo" / "mscan_b.pth"
-    with pytest.raises(ValueError, match=rf"no route.*put the file at {place}"):
+    with pytest.raises(
+        ValueError, match=rf"no route.*[Pp]ut the file at {place}, .*'' to train from random"
+    ):
         local_file("https://nowhere/zoo/mscan_b.pth")

@@ -1,11 +1,13 @@
-"""ResNet (He et al., CVPR 2016), the stride of a bottleneck in its 3x3 convolution.
+"""ResNet (He et al., CVPR 2016), its stride in the 3x3 convolutions or, as by MSRA, in the 1x1.
 
 Shape shorthand in this module:
     N: images in the batch     C: channels      H, W: feature height and width
 """
 
 from collections import OrderedDict
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +19,15 @@ from smmcl.modeling.init import init_encoder
 BASIC, BOTTLENECK = (3, 3), (1, 3, 1)  # kernels of a block's convolutions
 NARROW, WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
 
-SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+SIZES: dict[str, dict[str, Any]] = {
     "resnet18": {"widths": NARROW, "depths": (2, 2, 2, 2), "kernels": BASIC},
     "resnet34": {"widths": NARROW, "depths": (3, 4, 6, 3), "kernels": BASIC},
     "resnet50": {"widths": WIDE, "depths": (3, 4, 6, 3), "kernels": BOTTLENECK},
     "resnet101": {"widths": WIDE, "depths": (3, 4, 23, 3), "kernels": BOTTLENECK},
     "resnet152": {"widths": WIDE, "depths": (3, 8, 36, 3), "kernels": BOTTLENECK},
+}
+SIZES |= {
+    f"{name}_msra": {**SIZES[name], "stride_in_1x1": True} for name in ("resnet50", "resnet101")
 }
 STEM_WIDTH = 64
 
@@ -36,6 +41,7 @@ class ResNet(Stream):
         widths: tuple[int, int, int, int],
         depths: tuple[int, int, int, int],
         kernels: tuple[int, ...],
+        stride_in_1x1: bool = False,
         in_channels: int = 3,
         drop_path_rate: float = 0.0,
     ) -> None:
@@ -44,6 +50,8 @@ class ResNet(Stream):
             widths: channels of the four stages.
             depths: blocks of the four stages.
             kernels: `BASIC` or `BOTTLENECK`.
+            stride_in_1x1: halve the map in the first 1x1 convolution, as MSRA's networks do, and
+                not in the 3x3, as torchvision's do; the weights of one do not fit the other.
             in_channels: channels of the image.
             drop_path_rate: part of the streams' interface; a ResNet is trained without.
         """
@@ -51,30 +59,40 @@ class ResNet(Stream):
             raise ValueError(
                 f"ResNets have no drop path, but the rate is {drop_path_rate}. Set it to 0."
             )
+        residual = partial(Residual, kernels=kernels, stride_in_1x1=stride_in_1x1)
         before = (STEM_WIDTH, *widths[:3])
         stages = []
         for m in range(4):
             embed = _stem(in_channels) if m == 0 else nn.Identity()
             stride = 1 if m == 0 else 2
-            blocks = [Residual(before[m], widths[m], kernels=kernels, stride=stride)]
+            blocks = [residual(before[m], widths[m], stride=stride)]
             for _ in range(depths[m] - 1):
-                blocks.append(Residual(widths[m], widths[m], kernels=kernels, stride=1))
+                blocks.append(residual(widths[m], widths[m], stride=1))
             blocks = nn.Sequential(*blocks)
             stages.append(nn.Sequential(OrderedDict(embed=embed, blocks=blocks)))
         super().__init__(stages, widths=widths)
+        self.stride_in_1x1 = stride_in_1x1
         init_encoder(self)
 
 
 class Residual(nn.Module):
     """Two or three normalised convolutions around which the map is added."""
 
-    def __init__(self, in_width: int, width: int, *, kernels: tuple[int, ...], stride: int) -> None:
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        *,
+        kernels: tuple[int, ...],
+        stride: int,
+        stride_in_1x1: bool = False,
+    ) -> None:
         super().__init__()
         hidden_width = width // 4 if kernels == BOTTLENECK else width
         chain = pairwise((in_width, *[hidden_width] * (len(kernels) - 1), width))
-        first_wide = kernels.index(3)
+        strided = kernels.index(1 if stride_in_1x1 else 3)
         self.layers = nn.ModuleList(
-            _conv_norm(*widths, kernel=kernel, stride=stride if i == first_wide else 1)
+            _conv_norm(*widths, kernel=kernel, stride=stride if i == strided else 1)
             for i, (widths, kernel) in enumerate(zip(chain, kernels, strict=True))
         )
         is_same = in_width == width and stride == 1
