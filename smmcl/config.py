@@ -226,6 +226,12 @@ def _add_solver(cfg: CfgNode) -> None:
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
     _C.SOLVER.WARMUP_FACTOR = 0.0
     _C.SOLVER.POLY_POWER = 0.9
+    # Parts (micro-batches) in which a step's IMS_PER_BATCH pairs go through the model, so that a
+    # small GPU trains with the paper's batch of 16; rate, epochs and data order stay as they are.
+    _C.SOLVER.ACCUMULATION = 1
+    # What Detectron2's SOLVER.AMP.ENABLED computes in: "bfloat16", "float16" (with the loss
+    # scaled), or "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere.
+    _C.SOLVER.AMP.DTYPE = "auto"
     # Keeps MSCAN's layer scales at their start values, as the authors' optimiser did.
     _C.SOLVER.FREEZE_LAYER_SCALE = False
 
@@ -247,5 +253,7 @@ def _add_test(cfg: CfgNode) -> None:
     # what is added up: "softmax" probabilities, or "exp" of the logits as the authors do.
     _C.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
     _C.TEST.AUG.SUM = "softmax"
+    # Evaluate in the mixed precision of SOLVER.AMP.DTYPE, whether trained so or not.
+    _C.TEST.AMP = False
     # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" for none.
     _C.TEST.SAVE_PREDICTIONS = ""

@@ -22,7 +22,6 @@ from smmcl.d2 import (
     DefaultTrainer,
     HookBase,
     MetadataCatalog,
-    SimpleTrainer,
     build_model,
     comm,
     create_ddp_model,
@@ -41,6 +40,7 @@ from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.modeling.weights import load_stream
 from smmcl.processes import log_processes
 from smmcl.solver import build_lr_scheduler, build_optimizer
+from smmcl.step import amp_dtype, build_step_trainer
 
 # Importing a module registers what it defines.
 PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
@@ -125,7 +125,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         model = parallelise(model)
-        self._trainer = SimpleTrainer(model, loader, optimizer)
+        self._trainer = build_step_trainer(cfg, model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RunCheckpointer(
             model,
@@ -199,8 +199,10 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
-        """Evaluates a model on DATASETS.TEST, by TEST.SLIDING and TEST.AUG."""
-        return super().test(cfg, wrap_for_test(cfg, model), evaluators)
+        """Evaluates a model on DATASETS.TEST, by TEST.SLIDING, TEST.AUG and TEST.AMP."""
+        device = torch.device(cfg.MODEL.DEVICE).type
+        with torch.autocast(device, amp_dtype(cfg), enabled=cfg.TEST.AMP):
+            return super().test(cfg, wrap_for_test(cfg, model), evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -37,6 +37,7 @@ LAYERS = {
     "smmcl.evaluation": 2,
     "smmcl.solver": 2,
     "smmcl.hooks": 2,
+    "smmcl.step": 2,
     "smmcl.checkpoint": 2,
     "smmcl.processes": 2,
     "smmcl.modeling.meta_arch": 3,

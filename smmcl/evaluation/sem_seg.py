@@ -171,6 +171,7 @@ def _state_inference(cfg: CfgNode) -> dict[str, str]:
         "scales": ", ".join(map(str, scales)),
         "flip": "yes" if augmented.ENABLED and augmented.FLIP else "no",
         "sum": f"of {augmented.SUM}" if has_several else "none, one forward a pair",
+        "precision": f"mixed, {cfg.SOLVER.AMP.DTYPE}" if cfg.TEST.AMP else "float32",
         "auxiliary image": cfg.INPUT.AUXILIARY_ABLATION or "the pair's own",
         "checkpoint": _state_checkpoint(cfg),
     }

@@ -21,7 +21,7 @@ from smmcl.d2 import (
     sem_seg_postprocess,
 )
 from smmcl.modeling.contrastive.build import build_contrast
-from smmcl.modeling.head.base import resize
+from smmcl.modeling.head.base import precise, resize
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,9 @@ class MultiModalSegmentor(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self, batched_inputs: list[dict], loss_divisor: Tensor | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """
         Args:
             batched_inputs: one dict per pair, as the mapper makes them, with
@@ -94,6 +96,7 @@ class MultiModalSegmentor(nn.Module):
                 * "valid_box": (top, left, bottom, right) of the pixels that are not padding
                 * "view_seed": int, from which the branch draws its views, in training
                 * "height", "width": of the wanted prediction, if not the input's own
+            loss_divisor: of `loss_divisor`, where these pairs are a part of a larger batch.
 
         Returns:
             in training, losses by name, weighted; else one {"sem_seg": (K, height, width) logits}
@@ -108,10 +111,10 @@ class MultiModalSegmentor(nn.Module):
             auxiliary.tensor.contiguous(memory_format=torch.channels_last),
         )
         if self.training:
-            return self._losses(features, batched_inputs)
+            return self._losses(features, batched_inputs, loss_divisor)
 
         logits, _ = self.sem_seg_head(features)
-        logits = resize(logits, visible.tensor.shape[-2:])  # (N, K, H, W)
+        logits = resize(precise(logits), visible.tensor.shape[-2:])  # (N, K, H, W)
         return [
             {"sem_seg": sem_seg_postprocess(scores, size, *_output_size(inputs, size))}
             for scores, inputs, size in zip(
@@ -119,20 +122,36 @@ class MultiModalSegmentor(nn.Module):
             )
         ]
 
-    def _losses(self, features: dict[str, Tensor], batched_inputs: list[dict]) -> dict[str, Tensor]:
-        ignore = self.sem_seg_head.ignore_value
-        labels = ImageList.from_tensors(
+    def loss_divisor(self, batched_inputs: list[dict], *, num_parts: int) -> Tensor:
+        """What `forward` must be told when it gets a batch in `num_parts` parts."""
+        labels = self._labels(batched_inputs).to(self.device, non_blocking=True)
+        return self.sem_seg_head.divisor(labels, num_parts=num_parts)
+
+    def _labels(self, batched_inputs: list[dict]) -> Tensor:
+        """(N, H, W), on the CPU: sampling reads them without waiting for the device."""
+        return ImageList.from_tensors(
             [inputs["sem_seg"] for inputs in batched_inputs],
             self.backbone.size_divisibility,
-            ignore,
-        ).tensor  # (N, H, W), on the CPU: sampling reads it without waiting for the device
-        if not (labels != ignore).any():
+            self.sem_seg_head.ignore_value,
+        ).tensor
+
+    def _losses(
+        self,
+        features: dict[str, Tensor],
+        batched_inputs: list[dict],
+        loss_divisor: Tensor | None,
+    ) -> dict[str, Tensor]:
+        labels = self._labels(batched_inputs)  # (N, H, W)
+        if not (labels != self.sem_seg_head.ignore_value).any():
             names = ", ".join(str(inputs.get("sem_seg_file_name")) for inputs in batched_inputs)
             logger.warning("A batch has no labelled pixel, so its losses are 0: %s", names)
-        _, losses = self.sem_seg_head(features, labels.to(self.device, non_blocking=True))
+        targets = labels.to(self.device, non_blocking=True)
+        _, losses = self.sem_seg_head(features, targets, loss_divisor)
         if self.contrast is not None:
             seeds = [inputs["view_seed"] for inputs in batched_inputs]
-            losses.update(self.contrast(features, labels, seeds))
+            # Exponentials of similarities need float32, whatever the rest computes in.
+            with torch.autocast(self.device.type, enabled=False):
+                losses.update(self.contrast(features, labels, seeds))
         return losses
 
     def _normalised(

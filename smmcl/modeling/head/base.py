@@ -64,12 +64,16 @@ class SemSegHead(nn.Module):
         }
 
     def forward(
-        self, features: dict[str, Tensor], targets: Tensor | None = None
+        self,
+        features: dict[str, Tensor],
+        targets: Tensor | None = None,
+        loss_divisor: Tensor | None = None,
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """
         Args:
             features: the backbone's, by name.
             targets: (N, H, W) int64 labels, read in training only.
+            loss_divisor: see `loss`.
 
         Returns:
             logits (N, K, h, w) at the finest feature's resolution and no loss at inference,
@@ -78,24 +82,41 @@ class SemSegHead(nn.Module):
         logits = self.layers([features[name] for name in self.in_features])  # (N, K, h, w)
         if not self.training:
             return logits, {}
-        return None, {"loss_sem_seg": self.loss(logits, targets)}
+        return None, {"loss_sem_seg": self.loss(logits, targets, loss_divisor)}
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, logits: Tensor, targets: Tensor, divisor: Tensor | None = None) -> Tensor:
         """Mean cross-entropy over the labelled pixels of all processes; 0 if there are none.
 
-        DDP averages gradients over processes, so the sum over this process's pixels is divided
-        by the mean count of a process, not by its own.
+        The divisor of the sum is this batch's own, unless it is given as part of a larger one.
         """
-        precise = torch.promote_types(logits.dtype, torch.float32)
-        logits = resize(logits.to(precise), targets.shape[-2:])  # (N, K, H, W)
+        logits = resize(precise(logits), targets.shape[-2:])  # (N, K, H, W)
         total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
-        count = (targets != self.ignore_value).sum().to(total.dtype)
+        if divisor is None:
+            divisor = self.divisor(targets)
+        return self.loss_weight * total / divisor
+
+    def divisor(self, targets: Tensor, *, num_parts: int = 1) -> Tensor:
+        """What the sum over a part's pixels is divided by: the mean count of all parts.
+
+        Gradients are averaged over processes and parts, whose counts differ; so the mean over
+        all pixels needs the mean count, not the part's own. It is known before any forward pass.
+
+        Args:
+            targets: (N, H, W) labels of this process in this step.
+            num_parts: that N images are split into.
+        """
+        count = (targets != self.ignore_value).sum().float()
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(count)
-            count = count / comm.get_world_size()
-        return self.loss_weight * total / count.clamp(min=1.0 / comm.get_world_size())
+        count = count / (comm.get_world_size() * num_parts)
+        return count.where(count > 0, 1)
 
 
 def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear, (N, C, h, w) -> (N, C, *size), as the references do it (corners not aligned)."""
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits in float32 or better: bfloat16 makes neighbours equal and sums wrong."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,140 @@
+"""One step of the optimiser: its batch in parts, and forward in a lower precision, where asked."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from smmcl.d2 import CfgNode, SimpleTrainer, comm
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+logger = logging.getLogger(__name__)
+
+
+class StepTrainer(SimpleTrainer):
+    """`SimpleTrainer` for a small device: a batch goes through it in parts, or in fewer bits.
+
+    A step of several parts is that of the whole batch: the losses of the parts are averaged, as
+    those of processes are, and the model is told what to divide its sum over pixels by. Only what
+    looks across the images of a batch sees less: batch norm in training, and contrast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict[str, Any]]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        num_parts: int = 1,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            model: bare or wrapped for several processes; above one part, its `loss_divisor` and
+                its argument of this name are used.
+            data_loader: gives this process's share of a step's batch, a multiple of `num_parts`.
+            optimizer: of the model.
+            num_parts: forward and backward passes per step.
+            dtype: of autocast; float16 scales the loss, None leaves float32 alone.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.num_parts = num_parts
+        self.dtype = dtype
+        self.device_type = next(model.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype is torch.float16)
+
+    def run_step(self) -> None:
+        assert self.model.training, "the model was left in evaluation mode"
+        start = time.perf_counter()
+        batch = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        losses = self._accumulate(batch)
+        self.after_backward()
+        self.write_metrics(losses, data_time, self.iter)  # raises if they are not finite
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _accumulate(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Adds up the gradients of the batch; returns its losses, means over the parts."""
+        size = len(batch) // self.num_parts
+        told = {}
+        if self.num_parts > 1:
+            told["loss_divisor"] = bare(self.model).loss_divisor(batch, num_parts=self.num_parts)
+        means: dict[str, Tensor] = {}
+        for start in range(0, len(batch), size):
+            is_last = start + size == len(batch)
+            # Processes exchange gradients once a step, after the last part.
+            with contextlib.nullcontext() if is_last else unsynchronised(self.model):
+                with torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
+                    losses = self.model(batch[start : start + size], **told)
+                losses = {name: loss / self.num_parts for name, loss in losses.items()}
+                self.scaler.scale(sum(losses.values())).backward()
+            for name, loss in losses.items():
+                means[name] = means.get(name, 0) + loss.detach()
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        scale = self.scaler.state_dict()
+        return {**super().state_dict(), **({"grad_scaler": scale} if scale else {})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "grad_scaler" in state_dict:
+            self.scaler.load_state_dict(state_dict["grad_scaler"])
+        elif self.scaler.is_enabled():
+            logger.info("The checkpoint is of a run without loss scaling: the scale starts anew")
+
+
+def build_step_trainer(
+    cfg: CfgNode, model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer
+) -> StepTrainer:
+    """Builds the trainer of SOLVER.ACCUMULATION and SOLVER.AMP."""
+    num_parts, pairs = cfg.SOLVER.ACCUMULATION, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    if num_parts < 1 or pairs % num_parts:
+        raise ValueError(
+            f"SOLVER.ACCUMULATION is {num_parts} but each of {comm.get_world_size()} processes has "
+            f"{pairs} pairs a step (SOLVER.IMS_PER_BATCH). Set it to 1 or another divisor of that."
+        )
+    if num_parts > 1:
+        logger.info(
+            "A step of %d pairs a process goes through in %d parts of %d; batch norm and the "
+            "contrastive branch see one part at a time",
+            *(pairs, num_parts, pairs // num_parts),
+        )
+    dtype = amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None
+    if dtype:
+        logger.info("Mixed precision in training: %s", dtype)
+    return StepTrainer(model, loader, optimizer, num_parts=num_parts, dtype=dtype)
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype:
+    """What SOLVER.AMP.DTYPE says, or "auto": bfloat16, but float16 on GPUs before Ampere.
+
+    Those compute bfloat16 by emulation, slowly, which torch counts as supporting it.
+    """
+    name = cfg.SOLVER.AMP.DTYPE
+    if name == "auto":
+        is_gpu = cfg.MODEL.DEVICE.startswith("cuda")
+        is_old = is_gpu and torch.cuda.get_device_capability(cfg.MODEL.DEVICE)[0] < 8
+        name = "float16" if is_old else "bfloat16"
+    if name not in DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}. Set it to 'auto', {' or '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Keeps the gradients of a model to this process, where there are others."""
+    is_wrapped = isinstance(model, DistributedDataParallel)
+    return model.no_sync() if is_wrapped else contextlib.nullcontext()
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without the wrapper for several processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
