@@ -28,7 +28,7 @@ from smmcl.d2 import (
     default_setup,
     setup_logger,
 )
-from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.datasets.build import build_model_inputs, ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
@@ -132,6 +132,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
             trainer=weakref.proxy(self),
+            inputs=build_model_inputs(cfg),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -237,7 +238,12 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> str:
 
     Returns the path; a model without either is refused, since random numbers are no result.
     """
-    checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, unfilled=cfg.MODEL.UNFILLED_WEIGHTS)
+    checkpointer = RunCheckpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
+        inputs=build_model_inputs(cfg),
+    )
     path = cfg.MODEL.WEIGHTS
     if not path:
         path = checkpointer.get_checkpoint_file()
@@ -247,5 +253,5 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> str:
                 "trained model. Set MODEL.WEIGHTS to a .pth file, or OUTPUT_DIR to a run's folder."
             )
         logger.info("MODEL.WEIGHTS is empty: using the last checkpoint %s", path)
-    checkpointer.load(path, checkpointables=[])
+    checkpointer.load(path, checkpointables=["inputs"])
     return path

@@ -141,3 +141,13 @@ def test_a_start_reads_the_streams_weights_and_nothing_else_does(tmp_path: pathl
     Trainer(config(tmp_path / "other", *keys, *weights)).resume_or_load(resume=False)
     with pytest.raises(FileNotFoundError, match=r"mscan_t\.pth do not exist"):
         Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_a_checkpoint_knows_the_inputs_it_was_trained_on(tmp_path: pathlib.Path) -> None:
+    trainer = Trainer(config(tmp_path))
+    trainer.checkpointer.save("model_0000000", iteration=0)
+    inputs = torch.load(tmp_path / "model_0000000.pth")["inputs"]
+    assert (inputs["format"], inputs["stuff_classes"][0]) == ("RGB", "road")
+    assert inputs["auxiliary"]["unit"] == "8-bit"
+    with pytest.raises(ValueError, match=r"trained on RGB colours but .* is 'BGR'"):
+        load_weights(config(tmp_path, "INPUT.FORMAT", "BGR"), trainer.model)

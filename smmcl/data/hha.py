@@ -22,6 +22,7 @@ GRAVITY_THRESHOLDS = (45.0, 15.0)  # degrees, five iterations each
 LOWEST_POINT = -130.0  # cm below the camera, taken for a scene whose floor is not in view
 STRIP = 30  # rows
 NEAREST = 100.0  # cm; nearer points have this point's disparity
+VERSION = 1  # goes up when the images change, so that cached ones are made anew
 
 
 @dataclass(frozen=True)

@@ -8,76 +8,18 @@ their index, 16-bit values at full precision, and nothing is rotated.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.files import hha_cache_path, write_new_image
+
 ORIENTATION_TAG = 0x0112  # EXIF
-FILE_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 COLOUR_MODES = {"RGB": 3, "RGBA": 4}
 VALUE_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
-
-
-@dataclass(frozen=True)
-class AuxiliaryContract:
-    """What the stored values of an auxiliary image mean, and how they reach the scale 0..255.
-
-    Args:
-        kind: "depth", "thermal", "hha", or another word for the sensor.
-        channels: of the stored image, 1 or 3.
-        unit: of the stored values: "mm", "8-bit" for plain steps, ...; a prediction must name it.
-        low, high: stored values that become 0 and 255; what lies outside is clipped. They also
-            tell the files: 8-bit ones have a high of at most 255, 16-bit ones of more, so that
-            millimetres are never taken for 8-bit steps, nor steps for millimetres.
-        invalid: stored value without a measurement, which becomes 0; None when there is none.
-    """
-
-    kind: str
-    channels: int = 1
-    unit: str = "8-bit"
-    low: float = 0.0
-    high: float = 255.0
-    invalid: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise ValueError(f"auxiliary.channels is {self.channels}. Set it to 1 or 3.")
-        if not self.high > self.low:
-            raise ValueError(
-                f"auxiliary.low is {self.low} and auxiliary.high is {self.high}. "
-                "Set high to the stored value that becomes 255, above low."
-            )
-
-    def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
-        """Brings stored values to 0..255.
-
-        Args:
-            stored: any shape, of the file's own type. Non-finite values count as invalid.
-            source: name of the file, for the error.
-
-        Returns:
-            The same shape, float32; uint8 where an 8-bit file already has the scale 0..255.
-        """
-        bits = FILE_BITS.get(stored.dtype.newbyteorder("="))
-        if bits is not None and (self.high > 255) != (bits > 8):
-            raise ValueError(
-                f"auxiliary image {source} stores {bits}-bit values but its dataset declares "
-                f"{self.low:g}..{self.high:g} in the unit {self.unit!r}. Give files in that unit, "
-                "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
-            )
-        if stored.dtype == np.uint8 and (self.low, self.high) == (0, 255):
-            scaled = stored
-        else:
-            factor = 255.0 / (self.high - self.low)
-            scaled = np.clip((stored.astype(np.float32) - self.low) * factor, 0, 255)
-            scaled = scaled.astype(np.float32)
-        invalid = ~np.isfinite(stored) if stored.dtype.kind == "f" else False
-        if self.invalid is not None:
-            invalid = invalid | (stored == self.invalid)
-        return np.where(invalid, scaled.dtype.type(0), scaled)
 
 
 def read_visible(path: str | Path, *, fmt: str) -> np.ndarray:
@@ -89,18 +31,21 @@ def read_visible(path: str | Path, *, fmt: str) -> np.ndarray:
     return convert_visible(*decode(path, role="visible image"), path=path, fmt=fmt)
 
 
-def read_auxiliary(
-    path: str | Path, *, contract: AuxiliaryContract, channels: int | None = None
-) -> np.ndarray:
+def read_auxiliary(path: str | Path, *, contract: AuxiliaryContract) -> np.ndarray:
     """Reads an auxiliary image as (H, W, A) uint8 or float32 on the scale 0..255.
 
-    Of a four-channel file it is the fourth channel.
-
-    Args:
-        channels: A; a single stored channel is repeated to three. None keeps the stored number.
+    Of a four-channel file it is the fourth channel. HHA that the contract asks to be made of depth
+    is made once and then read from the cache, a PNG file like a prepared one.
     """
-    stored, mode = decode(path, role="auxiliary image")
-    return convert_auxiliary(stored, mode, path=path, contract=contract, channels=channels)
+    if contract.camera is None:
+        return convert_auxiliary(
+            *decode(path, role="auxiliary image"), path=path, contract=contract
+        )
+    cached = hha_cache_path(path, contract=contract)
+    if not cached.is_file():
+        stored, mode = decode(path, role="auxiliary image")
+        write_new_image(cached, convert_auxiliary(stored, mode, path=path, contract=contract))
+    return decode(cached, role="cached HHA image")[0]
 
 
 def read_pair(
@@ -109,7 +54,6 @@ def read_pair(
     *,
     fmt: str,
     contract: AuxiliaryContract,
-    channels: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads both images of a pair, which must have one size; a shared file is decoded once.
 
@@ -118,11 +62,10 @@ def read_pair(
     """
     stored, mode = decode(visible_path, role="visible image")
     visible = convert_visible(stored, mode, path=visible_path, fmt=fmt)
-    if str(auxiliary_path) != str(visible_path):
-        stored, mode = decode(auxiliary_path, role="auxiliary image")
-    auxiliary = convert_auxiliary(
-        stored, mode, path=auxiliary_path, contract=contract, channels=channels
-    )
+    if str(auxiliary_path) == str(visible_path) and contract.camera is None:
+        auxiliary = convert_auxiliary(stored, mode, path=auxiliary_path, contract=contract)
+    else:
+        auxiliary = read_auxiliary(auxiliary_path, contract=contract)
     check_same_size(visible, visible_path, auxiliary, auxiliary_path)
     return visible, auxiliary
 
@@ -245,9 +188,13 @@ def convert_auxiliary(
     *,
     path: str | Path,
     contract: AuxiliaryContract,
-    channels: int | None,
+    channels: int | None = None,
 ) -> np.ndarray:
-    channels = channels or contract.channels
+    """Brings the stored values of a decoded file to (H, W, A) on the scale 0..255.
+
+    Args:
+        channels: A; a single channel is repeated to three. None keeps the contract's number.
+    """
     if mode == "RGBA":
         stored = stored[:, :, 3:]  # (H, W, 1)
     elif mode in VALUE_MODES:
@@ -265,7 +212,7 @@ def convert_auxiliary(
             f"{contract.channels}. Correct auxiliary.channels, or the file if it was colour-mapped."
         )
     scaled = contract.scale(stored, source=str(path))
-    if scaled.shape[2] == channels:
+    if channels in (None, scaled.shape[2]):
         return np.ascontiguousarray(scaled)
     if scaled.shape[2] == 1:
         return np.repeat(scaled, channels, axis=2)  # (H, W, A)

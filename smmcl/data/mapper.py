@@ -13,9 +13,9 @@ import torch
 from smmcl.d2 import CfgNode, configurable
 from smmcl.data.appearance import Appearance, build_appearance
 from smmcl.data.augmentation import draw_geometry
+from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.image_pair import (
-    AuxiliaryContract,
     auxiliary_contract,
     check_same_size,
     label_facts,
@@ -62,10 +62,10 @@ class MultiModalDatasetMapper:
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
             appearance: random changes of the images after the geometry, in training.
         """
-        if auxiliary_channels % contract.channels:
+        if auxiliary_channels % contract.scaled_channels:
             raise ValueError(
-                f"the dataset's auxiliary images have {contract.channels} channels but the model "
-                f"takes {auxiliary_channels}. Set INPUT.AUXILIARY_FORMAT to 'RGB', and "
+                f"the dataset's auxiliary images have {contract.scaled_channels} channels but the "
+                f"model takes {auxiliary_channels}. Set INPUT.AUXILIARY_FORMAT to 'RGB', and "
                 "MODEL.AUXILIARY.PIXEL_MEAN and _STD to 3 values."
             )
         self.is_train = is_train
@@ -128,7 +128,7 @@ class MultiModalDatasetMapper:
             visible, auxiliary = self._augment(record, visible, auxiliary)
         record["image"] = _channels_first(visible)  # (3, H, W)
         # A single channel is repeated last: moving three equal ones takes three times as long.
-        repeats = self.auxiliary_channels // self.contract.channels
+        repeats = self.auxiliary_channels // self.contract.scaled_channels
         record["auxiliary"] = _channels_first(auxiliary).repeat(repeats, 1, 1)  # (A, H, W)
         return record
 
@@ -150,7 +150,9 @@ class MultiModalDatasetMapper:
         record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
-        visible, auxiliary = (geometry.apply(image, fill=0) for image in (visible, auxiliary))
+        visible = geometry.apply(visible, fill=0)
+        has_gaps = self.contract.invalid is not None and self.contract.scaled_channels == 1
+        auxiliary = geometry.apply(auxiliary, fill=0, has_gaps=has_gaps)
         for change in self.appearance:
             visible, auxiliary = change(visible, auxiliary, generator)
         return visible, auxiliary

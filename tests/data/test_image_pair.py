@@ -1,13 +1,19 @@
 """Reading pairs: exact values for every kind of file, and a sentence for every bad one."""
 
+import shutil
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.hha import Camera, compute_hha
 from smmcl.data.image_pair import (
-    AuxiliaryContract,
     check_same_size,
+    convert_auxiliary,
+    decode,
     read_auxiliary,
     read_label,
     read_pair,
@@ -15,6 +21,8 @@ from smmcl.data.image_pair import (
 )
 
 STEPS = AuxiliaryContract(kind="thermal")
+CAMERA = [500, 500, 32, 24]
+HHA = AuxiliaryContract(kind="hha", unit="mm", high=10000, invalid=0, camera=CAMERA)
 MILLIMETRES = AuxiliaryContract(kind="depth", unit="mm", low=0, high=10000, invalid=0)
 LABELS = {"label_offset": 1, "stored_ignore": 0, "num_classes": 3, "ignore": 255}
 
@@ -75,9 +83,10 @@ def test_float_metres_and_missing_values(tmp_path):
     assert read_auxiliary(path, contract=contract)[0, :, 0].tolist() == [127.5, 0]
 
 
-def test_one_channel_is_repeated_to_three(tmp_path):
-    path = save(tmp_path / "a.png", np.array([[3, 4]], dtype=np.uint8))
-    assert read_auxiliary(path, contract=STEPS, channels=3).tolist() == [[[3, 3, 3], [4, 4, 4]]]
+def test_one_channel_is_repeated_to_three():
+    stored = np.array([[3, 4]], dtype=np.uint8)
+    auxiliary = convert_auxiliary(stored, "L", path="a.png", contract=STEPS, channels=3)
+    assert auxiliary.tolist() == [[[3, 3, 3], [4, 4, 4]]]
 
 
 def test_grey_saved_in_colour_is_one_channel(tmp_path):
@@ -94,8 +103,8 @@ def test_three_channels_stay(tmp_path):
 @pytest.mark.parametrize(
     ("array", "contract", "channels", "words"),
     [
-        (np.zeros((1, 1), np.uint16), STEPS, 1, "stores 16-bit values"),
-        (np.zeros((1, 1), np.uint8), MILLIMETRES, 1, "stores 8-bit values"),
+        (np.zeros((1, 1), np.uint16), STEPS, 1, "stores uint16 values"),
+        (np.zeros((1, 1), np.uint8), MILLIMETRES, 1, "stores uint8 values"),
         (np.arange(3, dtype=np.uint8).reshape(1, 1, 3), STEPS, 1, r"3 channel\(s\)"),
         (np.zeros((1, 1), np.uint8), AuxiliaryContract("hha", 3), 3, "declares 3"),
         (np.zeros((1, 1, 3), np.uint8), AuxiliaryContract("hha", 3), 1, "model takes 1"),
@@ -104,8 +113,54 @@ def test_three_channels_stay(tmp_path):
 def test_auxiliary_that_breaks_its_contract(tmp_path, array, contract, channels, words):
     path = save(tmp_path / "bad.png", array)
     with pytest.raises(ValueError, match=words) as error:
-        read_auxiliary(path, contract=contract, channels=channels)
+        convert_auxiliary(*decode(path, role=""), path=path, contract=contract, channels=channels)
     assert "bad.png" in str(error.value)
+
+
+@pytest.fixture
+def depth_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    depth = np.random.default_rng(0).integers(1500, 1600, (48, 64)).astype(np.uint16)
+    depth[10:20, 10:20] = 0
+    return save(tmp_path / "a.png", depth), depth
+
+
+def test_hha_is_made_of_depth_and_kept(depth_file, tmp_path):
+    path, depth = depth_file
+    expected = compute_hha(depth / 1000, camera=Camera(*CAMERA)).image()
+    assert np.array_equal(read_auxiliary(path, contract=HHA), expected)
+    (cached,) = (tmp_path / "sets/hha_cache").rglob("*.png")
+    made = cached.stat().st_mtime_ns
+    visible = save(tmp_path / "v.png", np.zeros((48, 64, 3), np.uint8))
+    _, auxiliary = read_pair(visible, path, fmt="RGB", contract=HHA)
+    assert np.array_equal(auxiliary, expected)
+    assert cached.stat().st_mtime_ns == made
+    # Nothing but the file's bytes and the contract make the name: a copy finds the same entry.
+    read_auxiliary(shutil.copy(path, tmp_path / "b.png"), contract=HHA)
+    assert [*(tmp_path / "sets/hha_cache").rglob("*.png")] == [cached]
+
+
+def test_another_depth_or_camera_is_another_hha(depth_file, tmp_path):
+    path, depth = depth_file
+    contracts = [HHA, replace(HHA, camera=[400, 500, 32, 24]), replace(HHA, unit="2 mm")]
+    images = [read_auxiliary(path, contract=contract) for contract in contracts]
+    save(tmp_path / "a.png", depth + np.uint16(700))
+    images.append(read_auxiliary(path, contract=HHA))
+    assert len({image.tobytes() for image in images}) == 4
+    assert len([*(tmp_path / "sets/hha_cache").rglob("*.png")]) == 4
+
+
+def test_hha_of_files_that_do_not_fit(depth_file, tmp_path):
+    path, _ = depth_file
+    with pytest.raises(FileNotFoundError, match=r"gone\.png does not exist"):
+        read_auxiliary(tmp_path / "gone.png", contract=HHA)
+    with pytest.raises(ValueError, match=r"bad\.png stores uint8 values"):
+        read_auxiliary(save(tmp_path / "bad.png", np.ones((48, 64), np.uint8)), contract=HHA)
+    read_auxiliary(path, contract=HHA)
+    (cached,) = (tmp_path / "sets/hha_cache").rglob("*.png")
+    cached.write_bytes(cached.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"cached HHA image .*{cached.name} cannot be read"):
+        read_auxiliary(path, contract=HHA)
 
 
 def test_contract_refuses_an_empty_range():

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.appearance import ModalityCorruption
-from smmcl.data.image_pair import AuxiliaryContract, read_label
+from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.image_pair import read_label
 from smmcl.data.mapper import MultiModalDatasetMapper
 
 LABELS = {"label_offset": 1, "stored_ignore": 0, "num_classes": 3, "ignore": 255}
@@ -93,6 +95,17 @@ def test_repeated_channel_equals_three_that_are_moved(record):
         three = triple({**record, "position": position})["auxiliary"]
         assert three.is_contiguous()
         assert torch.equal(three, one.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("invalid", [0, None])
+def test_gaps_matter_where_the_contract_has_them(record, invalid):
+    columns = np.zeros((40, 48), np.uint8)
+    columns[:, ::4] = 200
+    Image.fromarray(columns).save(record["auxiliary_file_name"])
+    contract = AuxiliaryContract(kind="depth", invalid=invalid)
+    mapper = make_mapper(contract=contract, scales=(1.75,))
+    values = set(mapper({**record, "position": 0})["auxiliary"].unique().tolist())
+    assert (values <= {0, *range(199, 202)}) == (invalid == 0)
 
 
 def test_three_channels_do_not_fit_one():

@@ -135,6 +135,23 @@ def test_sixteen_bit_depth_is_told_from_eight(tmp_path):
     assert (contract.unit, contract.high) == ("mm", 10000)
 
 
+def test_hha_is_made_where_there_is_only_depth(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    description = read_description(FOLDER / "nyudv2_hha.yaml")
+    write_pair(tmp_path / "nyudv2", description.layouts[3], "7", kind=np.uint16, size=(30, 40))
+    write_lists(tmp_path / "nyudv2", description, "train", ["7"])
+    with caplog.at_level(logging.INFO, logger="smmcl"):
+        found = find_split(description, "train", base=tmp_path)
+    assert found.records[0]["auxiliary_file_name"].endswith("Depth/7.png")
+    assert len(found.contract.camera) == 4
+    assert "unit mm, HHA made of it when read" in caplog.text
+    # Once there are prepared files, they are taken.
+    write_pair(tmp_path / "nyudv2", description.layouts[1], "7", channels=3, size=(30, 40))
+    found = find_split(description, "train", base=tmp_path)
+    assert found.records[0]["auxiliary_file_name"].endswith("HHA/7.png")
+    assert found.contract.camera is None
+
+
 def test_one_missing_or_damaged_file_does_not_hide_the_layout(mfnet, tmp_path):
     write_lists(tmp_path / "mfnet", mfnet, "train", ["gone", "00001D", "00002N"])
     (tmp_path / "mfnet/images/00001D.png").write_bytes(b"")
@@ -233,7 +250,7 @@ def test_missing_dataset_file():
 
 def test_auxiliary_of_another_unit_is_refused_at_once(own):
     own.write_text(OWN.replace("unit: mm, high: 5000", "unit: 8-bit"))
-    with pytest.raises(ValueError, match="stores 16-bit values"):
+    with pytest.raises(ValueError, match="stores uint16 values"):
         ensure_registered([f"{own}:train"])
 
 

@@ -138,7 +138,7 @@ FAULTS = {
         lambda r: write(r / "ids/00D.png", np.ones((4, 6), np.uint8)), "ids/00D.png is 4x6"),
     "auxiliary in 16 bits": (
         lambda r: write(r / "thermal/00D.png", np.full(SIZE, 900, np.uint16)),
-        "thermal/00D.png stores 16-bit values"),
+        "thermal/00D.png stores uint16 values"),
     "auxiliary colour-mapped": (
         lambda r: copy(r / "rgb/01N.png", r / "thermal/00D.png"),
         "thermal/00D.png has 3 channel(s)"),

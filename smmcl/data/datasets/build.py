@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smmcl.d2 import ENGINE, DatasetCatalog, MetadataCatalog
+from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
+from smmcl.data.contract import ModelInputs, describe_inputs
 from smmcl.data.datasets.description import Description, read_description
 from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.datasets.synthetic import register_synthetic_by_name
@@ -86,15 +87,8 @@ def agreed_metadata(names: Sequence[str]) -> Any:
     if not names:
         raise ValueError("no dataset is named. Set DATASETS.TRAIN and DATASETS.TEST.")
     ensure_registered(names)
-    for name in names:
-        if not _is_of_pairs(name):
-            raise ValueError(
-                f"dataset {name!r} is registered without the facts of pairs "
-                f"({', '.join(SHARED_FACTS)}). Set them in its metadata, or name a set of pairs."
-            )
-    first = MetadataCatalog.get(names[0])
-    for name in names[1:]:
-        other = MetadataCatalog.get(name)
+    first, *others = map(_metadata_of_pairs, names)
+    for name, other in zip(names[1:], others, strict=True):
         for fact in SHARED_FACTS:
             if getattr(first, fact) != getattr(other, fact):
                 raise ValueError(
@@ -102,6 +96,32 @@ def agreed_metadata(names: Sequence[str]) -> Any:
                     f"{getattr(other, fact)}. Train on sets that agree, or make their files agree."
                 )
     return first
+
+
+def build_model_inputs(cfg: CfgNode) -> ModelInputs:
+    """What the images of DATASETS.TRAIN and .TEST hold, which must agree, for the checkpoints."""
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    ensure_registered(names)
+    uses_auxiliary = bool(cfg.MODEL.PAIR.AUXILIARY.NAME)
+    return ModelInputs(
+        [
+            describe_inputs(
+                _metadata_of_pairs(name),
+                image_format=cfg.INPUT.FORMAT,
+                uses_auxiliary=uses_auxiliary,
+            )
+            for name in names
+        ]
+    )
+
+
+def _metadata_of_pairs(name: str) -> Any:
+    if not _is_of_pairs(name):
+        raise ValueError(
+            f"dataset {name!r} is registered without the facts of pairs "
+            f"({', '.join(SHARED_FACTS)}). Set them in its metadata, or name a set of pairs."
+        )
+    return MetadataCatalog.get(name)
 
 
 def _is_of_pairs(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from smmcl.d2 import CfgNode
-from smmcl.data.image_pair import AuxiliaryContract
+from smmcl.data.contract import AuxiliaryContract
 
 PARTS = ("visible", "auxiliary", "label")
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.datasets.description import PARTS, Description
-from smmcl.data.image_pair import AuxiliaryContract, read_auxiliary
+from smmcl.data.image_pair import read_auxiliary
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def find_split(description: Description, split: str, *, base: str | Path) -> Fou
         f"{root}: split {split} has {len(ids)} pairs{skipped}; layout "
         f"{' + '.join(layout[part] for part in PARTS)}; auxiliary {contract.kind}, "
         f"{contract.channels} channel(s), unit {contract.unit}"
+        f"{', HHA made of it when read' if contract.camera else ''}"
     )
     return FoundSplit(root, layout, contract, records, num_skipped)
 

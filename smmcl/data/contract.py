@@ -1,0 +1,223 @@
+"""What stored auxiliary values mean: their unit and scale, and how files in another unit are read.
+
+Shape shorthand in this module:
+    H, W: height and width of the image
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from smmcl.data.hha import Camera, compute_hha
+
+FILE_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+
+
+@dataclasses.dataclass(frozen=True)
+class AuxiliaryContract:
+    """What the stored values of an auxiliary image mean, and how they reach the scale 0..255.
+
+    Args:
+        kind: "depth", "thermal", "hha", or another word for the sensor.
+        channels: of the stored image, 1 or 3.
+        unit: of the stored values: a length ("mm", or "39.2 mm" for steps of that length), or a
+            word such as "8-bit" for plain steps; a prediction must name it.
+        low, high: stored values that become 0 and 255; what lies outside is clipped. They also
+            tell the files: 8-bit ones have a high of at most 255, 16-bit ones of more, so that
+            millimetres are never taken for 8-bit steps, nor steps for millimetres.
+        invalid: stored value without a measurement, which becomes 0; None when there is none.
+        camera: of an "hha" whose files hold depth: fx, fy, cx, cy in pixels. HHA, three channels,
+            is then made when a file is read; of low and high only the check above is left.
+    """
+
+    kind: str
+    channels: int = 1
+    unit: str = "8-bit"
+    low: float = 0.0
+    high: float = 255.0
+    invalid: float | None = None
+    camera: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"auxiliary.channels is {self.channels}. Set it to 1 or 3.")
+        if not self.high > self.low:
+            raise ValueError(
+                f"auxiliary.low is {self.low} and auxiliary.high is {self.high}. "
+                "Set high to the stored value that becomes 255, above low."
+            )
+        is_hha = self.kind == "hha" and self.channels == 1 and length_of_step(self.unit)
+        if self.camera is not None and not (is_hha and len(self.camera) == 4):
+            raise ValueError(
+                f"auxiliary.camera is {self.camera}, of kind {self.kind!r} with {self.channels} "
+                f"channel(s) in the unit {self.unit!r}. Give fx, fy, cx and cy, the kind 'hha', 1 "
+                "channel, and a length as the unit, such as 'mm'."
+            )
+
+    @property
+    def scaled_channels(self) -> int:
+        """Channels of the image on the scale 0..255."""
+        return self.channels if self.camera is None else 3
+
+    def in_unit(self, unit: str) -> "AuxiliaryContract":
+        """The contract by which files in another unit reach the same scale.
+
+        Only lengths follow from each other; anything else raises.
+        """
+        if unit == self.unit:
+            return self
+        own, other = length_of_step(self.unit), length_of_step(unit)
+        if own is None or other is None:
+            raise ValueError(
+                f"the {self.kind} images are in the unit {unit!r}, but the model was trained on "
+                f"{self.unit!r}, which does not follow from it. Give images in {self.unit!r}, or "
+                "train on a dataset file whose auxiliary.unit is a length, such as 'mm' or "
+                "'39.2 mm' for steps of 39.2 mm."
+            )
+        invalid = None if self.invalid is None else self.invalid * own / other
+        low, high = self.low * own / other, self.high * own / other
+        return dataclasses.replace(self, unit=unit, low=low, high=high, invalid=invalid)
+
+    def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
+        """Brings stored values to 0..255.
+
+        Args:
+            stored: (H, W, channels), of the file's own type. Non-finite values count as invalid.
+            source: name of the file, for the error.
+
+        Returns:
+            (H, W, scaled_channels) float32; uint8 where an 8-bit file already has the scale
+            0..255, and of HHA.
+        """
+        bits = FILE_BITS.get(stored.dtype.newbyteorder("="))
+        is_wrong = self.unit == "8-bit" if bits is None else (self.high > 255) != (bits > 8)
+        if is_wrong:
+            raise ValueError(
+                f"auxiliary image {source} stores {stored.dtype} values but its dataset declares "
+                f"{self.low:g}..{self.high:g} in the unit {self.unit!r}. Give files in that unit, "
+                "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
+            )
+        invalid = ~np.isfinite(stored) if stored.dtype.kind == "f" else False
+        if self.invalid is not None:
+            invalid = invalid | (stored == self.invalid)
+        if self.camera is not None:
+            depth = np.where(invalid, 0, stored * length_of_step(self.unit))[:, :, 0]
+            return compute_hha(depth, camera=Camera(*self.camera)).image()  # (H, W, 3)
+        if stored.dtype == np.uint8 and (self.low, self.high) == (0, 255):
+            scaled = stored
+        else:
+            factor = 255.0 / (self.high - self.low)
+            scaled = np.clip((stored.astype(np.float32) - self.low) * factor, 0, 255)
+            scaled = scaled.astype(np.float32)
+        return np.where(invalid, scaled.dtype.type(0), scaled)
+
+
+def length_of_step(unit: str) -> float | None:
+    """Metres of one stored step, None for a unit that is no length: 0.0392 of "39.2 mm"."""
+    number, _, name = unit.rpartition(" ")
+    try:
+        return float(number or 1) * METRES[name]
+    except (KeyError, ValueError):
+        return None
+
+
+class ModelInputs:
+    """What a model's images hold, kept in its checkpoints under "inputs".
+
+    Loading a checkpoint that was trained on other inputs raises: its pictures would look like
+    results. It has the two methods of a checkpointable object.
+
+    Args:
+        facts: of each dataset, as `describe_inputs` makes them; all must agree.
+    """
+
+    def __init__(self, facts: Sequence[Mapping[str, Any]]) -> None:
+        self.facts = list(facts)
+        self.load_state_dict(self.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.facts[0]) if self.facts else {}
+
+    def load_state_dict(self, stored: Mapping[str, Any]) -> None:
+        """Compares; the facts stay those of this run."""
+        for facts in self.facts if stored else ():
+            check_inputs(stored, facts)
+
+
+def check_inputs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises when images do not mean what those meant that a model was trained on.
+
+    Args:
+        trained, given: as `describe_inputs` makes them.
+    """
+    source = given["name"]
+    if trained["format"] != given["format"]:
+        raise ValueError(
+            f"the model was trained on {trained['format']} colours but INPUT.FORMAT is "
+            f"{given['format']!r}. Set it to {trained['format']!r}."
+        )
+    if trained["stuff_classes"] != given["stuff_classes"]:
+        raise ValueError(
+            f"the model was trained on other classes than those of {source}: "
+            f"{_begin(trained['stuff_classes'])} against {_begin(given['stuff_classes'])}. Name a "
+            "dataset with the model's classes in their order."
+        )
+    ours, theirs = (AuxiliaryContract(**facts["auxiliary"]) for facts in (trained, given))
+    is_used = trained["uses_auxiliary"] and given["uses_auxiliary"]
+    if is_used and not _is_read_alike(ours, theirs):
+        raise ValueError(
+            f"the model was trained on {_words(ours)}, but the auxiliary images of {source} are "
+            f"{_words(theirs)}. Give images in the model's unit, or a dataset file whose "
+            "auxiliary.unit, low and high bring them to the same scale."
+        )
+
+
+def describe_inputs(
+    metadata: Any, *, image_format: str, uses_auxiliary: bool = True
+) -> dict[str, Any]:
+    """The facts of a dataset that predicting from other files needs, as a plain dict.
+
+    `AuxiliaryContract(**facts["auxiliary"])` is the way back.
+
+    Args:
+        metadata: of a dataset of pairs; its facts keep their names.
+        image_format: order of the visible image's channels (INPUT.FORMAT).
+        uses_auxiliary: whether the model looks at the auxiliary image.
+    """
+    return {
+        "name": metadata.name,
+        "format": image_format,
+        "uses_auxiliary": uses_auxiliary,
+        "stuff_classes": list(metadata.stuff_classes),
+        "stuff_colors": [list(color) for color in metadata.get("stuff_colors", ())],
+        "label_offset": metadata.label_offset,
+        "stored_ignore": metadata.stored_ignore,
+        "ignore_label": metadata.ignore_label,
+        "auxiliary": dict(metadata.auxiliary),
+    }
+
+
+def _is_read_alike(trained: AuxiliaryContract, given: AuxiliaryContract) -> bool:
+    """Whether the two bring one measurement to one value. What marks a missing one may differ."""
+    if trained.kind != given.kind or trained.scaled_channels != given.scaled_channels:
+        return False
+    if trained.scaled_channels == 3 and (trained.camera or given.camera):
+        return True  # HHA is HHA, whether prepared or made when it is read
+    try:
+        trained = trained.in_unit(given.unit)
+    except ValueError:
+        return False
+    return math.isclose(trained.low, given.low) and math.isclose(trained.high, given.high)
+
+
+def _words(contract: AuxiliaryContract) -> str:
+    scale = f"{contract.low:g}..{contract.high:g} in the unit {contract.unit!r}"
+    return f"{contract.kind} of {contract.scaled_channels} channel(s), {scale}"
+
+
+def _begin(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
