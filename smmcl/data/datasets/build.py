@@ -12,7 +12,7 @@ from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
 from smmcl.data.contract import ModelInputs, describe_inputs
 from smmcl.data.datasets.description import Description, read_description
 from smmcl.data.datasets.rgbx import find_split
-from smmcl.data.datasets.synthetic import register_synthetic_by_name
+from smmcl.data.datasets.synthetic import register_synthetic
 
 # What a set's metadata must agree in with the other sets of one training run.
 SHARED_FACTS = ("stuff_classes", "label_offset", "stored_ignore", "ignore_label", "auxiliary")
@@ -31,7 +31,7 @@ def ensure_registered(names: Sequence[str]) -> None:
         if name in DatasetCatalog.list():
             continue
         if name.startswith("synthetic_"):
-            register_synthetic_by_name(name)
+            register_synthetic(name)
         elif match := FILE_NAME.fullmatch(name):
             description = read_description(match["path"])
             split = match["split"] or _only_split(description, match["path"])

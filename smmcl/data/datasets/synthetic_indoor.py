@@ -32,20 +32,9 @@ class Room:
 def render(
     size: tuple[int, int], *, is_lit: bool, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Draws one room.
-
-    Args:
-        size: H, W in pixels.
-        is_lit: whether the lamp is on; else there is moonlight only.
-        rng: source of everything else.
-
-    Returns:
-        `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint16 depth in millimetres with 0 where
-        the sensor got nothing, `label` (H, W) uint8.
-    """
-    wall, floor = (
-        rng.uniform(*tone) * rng.uniform(0.9, 1.1, 3) for tone in ((0.3, 0.5), (0.2, 0.4))
-    )
+    """Draws one room of H, W pixels as `render_pair` returns it; unlit, it has moonlight only."""
+    wall = rng.uniform(0.3, 0.5) * rng.uniform(0.9, 1.1, 3)
+    floor = rng.uniform(0.2, 0.4) * rng.uniform(0.9, 1.1, 3)
     room = Room(rng.uniform(2.0, 2.6), rng.uniform(4.2, 5.2), wall, floor)
     position = (rng.uniform(-0.4, 0.4), 1.5, 0.3)
     pitch, yaw = np.radians(rng.uniform(15, 19)), np.radians(rng.uniform(-14, 14))
@@ -58,7 +47,7 @@ def render(
     lamp = _place_lamp(scene, room, side, is_lit, rng)
     radiance = scene.shade([lamp] if is_lit else [], ambient=rng.uniform(0.02, 0.05))
     return {
-        "visible": take_picture(radiance, rng=rng, noise=rng.uniform(0.003, 0.006)),
+        "visible": take_picture(radiance, rng=rng),
         "auxiliary": _measure_depth(scene.depth, rng),
         "label": scene.label,
     }
@@ -67,14 +56,12 @@ def render(
 def _build_walls(scene: Scene, room: Room) -> None:
     half, back = room.half, room.back
     scene.add_box((-half, -0.1, -1), (half, 0, back), label=FLOOR, albedo=room.floor)
-    walls = (
-        ((-half, 0, back), (half, 4, back + 0.1)),
-        ((-half - 0.1, 0, -1), (-half, 4, back)),
-        ((half, 0, -1), (half + 0.1, 4, back)),
-        ((-half, 4, -1), (half, 4.1, back)),  # the ceiling, which only tall images show
-    )
-    for corner, opposite in walls:
-        scene.add_box(corner, opposite, label=WALL, albedo=room.wall)
+    # Boxes overlap behind what is seen, so that no ray slips through a joint.
+    wall = {"label": WALL, "albedo": room.wall}
+    scene.add_box((-half, -0.1, back), (half, 4, back + 0.1), **wall)
+    scene.add_box((-half - 0.1, -0.1, -1), (-half, 4, back + 0.1), **wall)
+    scene.add_box((half, -0.1, -1), (half + 0.1, 4, back + 0.1), **wall)
+    scene.add_box((-half, 4, -1), (half, 4.1, back), **wall)  # the ceiling, in tall images only
 
 
 def _hang_flat_things(scene: Scene, room: Room, rng: np.random.Generator) -> None:

@@ -26,17 +26,7 @@ SIDES = (-1, 1)  # left, right
 def render(
     size: tuple[int, int], *, is_lit: bool, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Draws one street.
-
-    Args:
-        size: H, W in pixels.
-        is_lit: whether the street lamps are on.
-        rng: source of everything else.
-
-    Returns:
-        `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint8 thermal, brighter is warmer, with
-        the gain and the offset of a camera that sets itself, `label` (H, W) uint8.
-    """
+    """Draws one street of H, W pixels as `render_pair` returns it; unlit, only cars give light."""
     position = (rng.uniform(-1.5, 1.5), 1.6, 0.0)
     pitch, yaw = np.radians(rng.uniform(3, 7)), np.radians(rng.uniform(-14, 14))
     scene = Scene(size, position=position, pitch=pitch, yaw=yaw)
@@ -60,7 +50,7 @@ def render(
     scene.emission[:, scene.label == SKY] = ambient * rng.uniform(0.1, 0.3)
     radiance = scene.shade(lamps, ambient=ambient)
     return {
-        "visible": take_picture(radiance, rng=rng, noise=rng.uniform(0.003, 0.006)),
+        "visible": take_picture(radiance, rng=rng),
         "auxiliary": _measure_heat(scene.heat, rng),
         "label": scene.label,
     }
