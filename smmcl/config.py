@@ -159,6 +159,11 @@ def _add_model(cfg: CfgNode) -> None:
     # Channels of the head, and the probability of dropping one of them before the classifier.
     _C.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512
     _C.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
+    # Factors on the cross-entropy of each class's pixels; [] weighs all alike.
+    _C.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = []
+    # Hard-pixel mining: share of each image's labelled pixels, those of the highest loss, that the
+    # cross-entropy is the mean of; 1 takes all.
+    _C.MODEL.SEM_SEG_HEAD.HARD_SHARE = 1.0
     _C.MODEL.SEM_SEG_HEAD.HAM = CfgNode()
     # Channels and rank of the matrix decomposition, and its multiplicative updates.
     _C.MODEL.SEM_SEG_HEAD.HAM.CHANNELS = 512

@@ -22,12 +22,13 @@ SHAPES = {
 }  # fmt: skip
 
 
-def build(name: str) -> torch.nn.Module:
+def build(name: str, *extra: str) -> torch.nn.Module:
     torch.manual_seed(0)
     overrides = [
         "MODEL.SEM_SEG_HEAD.NAME", name, "MODEL.SEM_SEG_HEAD.IN_FEATURES", str(HEADS[name]),
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "64",
         "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "64", "MODEL.SEM_SEG_HEAD.HAM.RANK", "8",
+        *extra,
     ]  # fmt: skip
     return build_sem_seg_head(build_config("", overrides), SHAPES)
 
@@ -80,6 +81,49 @@ def test_cross_entropy_by_hand() -> None:
     logits = torch.tensor([0.0, math.log(3.0)]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
     loss = head.loss(logits, torch.tensor([[[0, 1, 255]]]))
     assert loss.item() == pytest.approx((math.log(4.0) + math.log(4.0 / 3.0)) / 2)
+
+
+# A pixel of class 0 then has the loss A, one of class 1 the smaller B; class 0 weighs 2.
+A, B = math.log(4.0), math.log(4.0 / 3.0)
+TWO_IMAGES = torch.tensor([[[0, 1, 1, 255]], [[1, 255, 255, 255]]])
+WEIGHTS = ("MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS", "[2, 0.5]", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "2")
+HARD = ("MODEL.SEM_SEG_HEAD.HARD_SHARE", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (WEIGHTS, (2 * A + 3 * 0.5 * B) / (2 + 3 * 0.5)),
+        # Half of 3 pixels are 2, half of 1 is at least 1.
+        (HARD, (A + B + B) / 3),
+        # The two of the first image count 2/3 of its weight 3, whichever they are.
+        (WEIGHTS + HARD, (2 * A + 0.5 * B + 0.5 * B) / (2 + 0.5)),
+    ],
+    ids=["class weights", "hard pixels", "both"],
+)
+def test_weighted_and_hard_pixels_by_hand(keys: tuple[str, ...], expected: float) -> None:
+    head = build("MLPHead", *keys)
+    logits = torch.tensor([0.0, math.log(3.0)]).view(1, 2, 1, 1).expand(2, 2, 1, 4)
+    assert head.loss(logits, TWO_IMAGES).item() == pytest.approx(expected)
+    # In two parts, told the divisor of both, the mean of their losses is the same.
+    divisor = head.divisor(TWO_IMAGES, num_parts=2)
+    parts = [head.loss(logits[:1], labels[None], divisor).item() for labels in TWO_IMAGES]
+    assert sum(parts) / 2 == pytest.approx(expected)
+
+
+def test_no_labels_under_hard_pixels_are_zero() -> None:
+    head = build("MLPHead", *HARD)
+    logits = torch.zeros(1, 5, 1, 3, requires_grad=True)
+    loss = head.loss(logits, torch.full((1, 1, 3), 255))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize(("key", "value"), [("CLASS_WEIGHTS", "[1, 2]"), ("HARD_SHARE", "0.0")])
+def test_loss_keys_out_of_range_are_answered_by_name(key: str, value: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        build("MLPHead", f"MODEL.SEM_SEG_HEAD.{key}", value)
 
 
 def test_unknown_head_is_answered_by_name() -> None:

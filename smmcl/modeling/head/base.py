@@ -4,6 +4,7 @@ Shape shorthand in this module:
     N: images in the batch     K: classes     H, W: of the input     h, w: of the logits
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class SemSegHead(nn.Module):
         dropout: float,
         ignore_value: int,
         loss_weight: float = 1.0,
+        class_weights: Sequence[float] = (),
+        hard_share: float = 1.0,
         **settings: Any,
     ) -> None:
         """
@@ -38,12 +41,26 @@ class SemSegHead(nn.Module):
             dropout: probability of dropping a channel before the classifier.
             ignore_value: label of the pixels that take no part in the loss.
             loss_weight: factor on the cross-entropy.
+            class_weights: K factors on the pixels of a class, or none.
+            hard_share: of an image's labelled pixels, those of the highest loss that count.
             settings: of the subclass's `build`.
         """
         super().__init__()
         self.in_features = in_features
         self.ignore_value = ignore_value
         self.loss_weight = loss_weight
+        if class_weights and len(class_weights) != num_classes:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS has {len(class_weights)} values but there are "
+                f"{num_classes} classes. Give each class one, or none at all."
+            )
+        if not 0 < hard_share <= 1:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.HARD_SHARE is {hard_share}. Set it above 0, up to 1 (off)."
+            )
+        self.hard_share = hard_share
+        weights = torch.tensor(class_weights).float() if class_weights else None  # (K,)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.build(in_channels, channels, **settings)
         init_decoder(self)
         conv = nn.Conv2d(channels, num_classes, 1)  # its bias starts as torch's does
@@ -61,6 +78,8 @@ class SemSegHead(nn.Module):
             "dropout": head.DROPOUT,
             "ignore_value": head.IGNORE_VALUE,
             "loss_weight": head.LOSS_WEIGHT,
+            "class_weights": head.CLASS_WEIGHTS,
+            "hard_share": head.HARD_SHARE,
         }
 
     def forward(
@@ -90,26 +109,52 @@ class SemSegHead(nn.Module):
         The divisor of the sum is this batch's own, unless it is given as part of a larger one.
         """
         logits = resize(precise(logits), targets.shape[-2:])  # (N, K, H, W)
-        total = F.cross_entropy(logits, targets, ignore_index=self.ignore_value, reduction="sum")
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        is_whole = self.hard_share == 1
+        losses = F.cross_entropy(
+            logits,
+            targets,
+            weight=weights,
+            ignore_index=self.ignore_value,
+            reduction="sum" if is_whole else "none",
+        )  # a scalar, or (N, H, W)
+        if not is_whole:
+            ranked = losses.flatten(1).sort(descending=True).values  # (N, H * W)
+            count = (targets != self.ignore_value).flatten(1).sum(1, keepdim=True)  # (N, 1)
+            place = torch.arange(ranked.shape[1], device=ranked.device)
+            losses = ranked * (place < self._num_hard(count))
         if divisor is None:
             divisor = self.divisor(targets)
-        return self.loss_weight * total / divisor
+        return self.loss_weight * losses.sum() / divisor
 
     def divisor(self, targets: Tensor, *, num_parts: int = 1) -> Tensor:
-        """What the sum over a part's pixels is divided by: the mean count of all parts.
+        """What the sum over a part's pixels is divided by: the mean weight of all parts.
 
-        Gradients are averaged over processes and parts, whose counts differ; so the mean over
-        all pixels needs the mean count, not the part's own. It is known before any forward pass.
+        Gradients are averaged over processes and parts, whose pixels differ in number; so the
+        mean over all pixels needs the mean number, not the part's own. It is known before any
+        forward pass: of which class the hard pixels will be is not, so each counts the mean
+        weight of its image.
 
         Args:
             targets: (N, H, W) labels of this process in this step.
             num_parts: that N images are split into.
         """
-        count = (targets != self.ignore_value).sum().float()
+        targets = targets.flatten(1)  # (N, H * W)
+        is_labelled = targets != self.ignore_value
+        count = is_labelled.sum(1)  # (N,)
+        weight = count.float()
+        if self.class_weights is not None:
+            weight = (self.class_weights[targets.where(is_labelled, 0)] * is_labelled).sum(1)
+        if self.hard_share < 1:
+            weight = weight * self._num_hard(count) / count.clamp(min=1)
+        total = weight.sum()
         if comm.get_world_size() > 1:
-            torch.distributed.all_reduce(count)
-        count = count / (comm.get_world_size() * num_parts)
-        return count.where(count > 0, 1)
+            torch.distributed.all_reduce(total)
+        total = total / (comm.get_world_size() * num_parts)
+        return total.where(total > 0, 1)
+
+    def _num_hard(self, count: Tensor) -> Tensor:
+        return (self.hard_share * count).round().clamp(min=1)
 
 
 def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
