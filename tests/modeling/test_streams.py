@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
+from smmcl.modeling.backbone.layers import recompute_blocks
 from smmcl.modeling.backbone.streams import STREAMS, build_stream
 
 SMALL = [name for name in STREAMS if name.endswith(("_t", "_b0", "18"))]
@@ -44,6 +46,40 @@ def test_images_do_not_depend_on_their_batch(name: str) -> None:
         torch.testing.assert_close(
             stream(images)[-1][1:], stream(images[1:])[-1], atol=1e-5, rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_recomputed_blocks_give_the_same_bits_from_less_memory(name: str) -> None:
+    rate = {} if name.startswith("resnet") else {"drop_path_rate": 0.5}
+    results = []
+    for is_recomputed in (False, True):
+        torch.manual_seed(0)
+        stream = build_stream(name, **rate).train()
+        if is_recomputed:
+            recompute_blocks(stream)
+        kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.nbytes if tensor.dim() > 2 else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = stream(torch.randn(2, 3, 64, 64))[-1].square().sum()
+        loss.backward()
+        gradients = {n: p.grad for n, p in stream.named_parameters() if p.grad is not None}
+        results.append((kept, gradients | stream.state_dict() | {"draw": torch.rand(1)}))
+    (kept, plain), (kept_recomputed, recomputed) = results
+    assert kept_recomputed < 0.4 * kept
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
+
+
+def test_a_stream_without_blocks_cannot_be_recomputed() -> None:
+    stream = nn.Module()
+    stream.stages = nn.ModuleList([nn.Conv2d(1, 1, 1)])
+    with pytest.raises(ValueError, match=r"no nn\.Sequential `blocks`.*MODEL\.PAIR\.RECOMPUTE"):
+        recompute_blocks(stream)
 
 
 def test_unknown_name_lists_the_known_ones() -> None:

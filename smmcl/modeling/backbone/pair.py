@@ -8,6 +8,7 @@ Shape shorthand in this module:
 from torch import Tensor, nn
 
 from smmcl.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec
+from smmcl.modeling.backbone.layers import recompute_blocks
 from smmcl.modeling.backbone.streams import build_stream
 from smmcl.modeling.fusion.build import build_exchanges, fused_widths
 
@@ -107,6 +108,8 @@ def build_pair_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             streams[node] = build_stream(
                 pair.NAME, in_channels=channels, drop_path_rate=pair.DROP_PATH_RATE
             )
+            if cfg.MODEL.PAIR.RECOMPUTE:
+                recompute_blocks(streams[node])
     if not streams:
         raise ValueError(
             "MODEL.PAIR.VISIBLE.NAME and MODEL.PAIR.AUXILIARY.NAME are both empty. "
