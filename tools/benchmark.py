@@ -72,13 +72,10 @@ def make_problem(num_views: int, *, num_classes: int, device: str) -> Problem:
 
 
 def draw_views(labels: Tensor, num_classes: int) -> Views:
-    generator = torch.Generator().manual_seed(0)
-    keys = draw_keys((2, *labels.shape), generator=generator)
+    keys = draw_keys(range(len(labels)), size=labels.shape[1:], num_classes=num_classes)
     return sample_views(
-        labels, num_classes=num_classes, keys_visible=keys[0], keys_auxiliary=keys[1],
-        keys_sets=draw_keys((len(labels), num_classes), generator=generator),
-        min_views=5, max_views=300, max_features=65536,
-    )  # fmt: skip
+        labels, num_classes=num_classes, keys=keys, min_views=5, max_views=300, max_features=65536
+    )
 
 
 def run_whole(problem: Problem) -> Tensor:

@@ -57,7 +57,7 @@ def test_no_name_builds_no_branch() -> None:
 
 def test_the_projectors_have_the_size_of_the_reference() -> None:
     # 1x1 convolutions with bias 512 -> 512 -> 512 -> 256 and two norms: 658,688.
-    sizes = [parameter.numel() for parameter in Projector(512, hidden_dim=512, embed_dim=256)
+    sizes = [parameter.numel() for parameter in Projector(512, 512, 256)
              .parameters()]  # fmt: skip
     assert sum(sizes) == 658_688
 

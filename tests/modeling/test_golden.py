@@ -84,10 +84,7 @@ class Network(nn.Module):
             dropout=0.0,
             ignore_value=255,
         )
-        projectors = {
-            side: Projector(WIDTHS[-1], hidden_dim=512, embed_dim=256)
-            for side in ("visible", "auxiliary")
-        }
+        projectors = {side: Projector(WIDTHS[-1], 512, 256) for side in ("visible", "auxiliary")}
         self.contrast = nn.ModuleDict({"projectors": nn.ModuleDict(projectors)})
 
     def forward(self, visible: Tensor, auxiliary: Tensor, bases: Tensor) -> dict[str, Tensor]:

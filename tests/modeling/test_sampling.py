@@ -19,14 +19,9 @@ LABELS = torch.tensor([[[0, 0, 0, 2], [2, 0, 2, 0]], [[2, 1, 2, 255], [2, 1, 255
 
 def sample(labels: torch.Tensor, seed: int = 0, **changes: object) -> Views:
     arguments = {"num_classes": 3, "min_views": 3, "max_views": 300, "max_features": 4800} | changes
-    generator = torch.Generator().manual_seed(seed)
-    return sample_views(
-        labels,
-        keys_visible=draw_keys(labels.shape, generator=generator),
-        keys_auxiliary=draw_keys(labels.shape, generator=generator),
-        keys_sets=draw_keys((len(labels), arguments["num_classes"]), generator=generator),
-        **arguments,
-    )
+    seeds = range(seed, seed + len(labels))
+    keys = draw_keys(seeds, size=labels.shape[1:], num_classes=arguments["num_classes"])
+    return sample_views(labels, keys=keys, **arguments)
 
 
 def test_every_set_gives_as_many_views_as_the_smallest_has_cells() -> None:
@@ -60,11 +55,10 @@ def test_the_same_keys_give_the_same_views() -> None:
 
 
 def test_shared_keys_share_positions() -> None:
-    keys = draw_keys(LABELS.shape, generator=torch.Generator().manual_seed(0))
+    cells, _, sets = draw_keys([0, 1], size=(2, 4), num_classes=3)
     views = sample_views(
-        LABELS, num_classes=3, keys_visible=keys, keys_auxiliary=keys,
-        keys_sets=keys[:, 0, :3], min_views=3, max_views=2, max_features=4800,
-    )  # fmt: skip
+        LABELS, num_classes=3, keys=(cells, cells, sets), min_views=3, max_views=2, max_features=99
+    )
     assert torch.equal(views.visible, views.auxiliary)
 
 
@@ -103,15 +97,7 @@ def test_nothing_labelled_gives_no_views() -> None:
 
 def test_an_ignored_image_does_not_change_the_views_of_the_others() -> None:
     ignored = torch.full_like(LABELS[:1], 255)
-    keys = draw_keys((3, 2, 4), generator=torch.Generator().manual_seed(0))
-    limits = {"num_classes": 3, "min_views": 3, "max_views": 300, "max_features": 4800}
-    few = sample_views(
-        LABELS, keys_visible=keys[:2], keys_auxiliary=keys[:2], keys_sets=keys[:2, 0, :3], **limits
-    )
-    more = sample_views(
-        torch.cat([LABELS, ignored]), keys_visible=keys, keys_auxiliary=keys,
-        keys_sets=keys[:, 0, :3], **limits,
-    )  # fmt: skip
+    few, more = sample(LABELS), sample(torch.cat([LABELS, ignored]))
     assert torch.equal(few.visible, more.visible)
     assert torch.equal(few.labels, more.labels)
 
@@ -156,8 +142,8 @@ def test_reference_sets(golden) -> None:
         labels = shrink_labels(torch.tensor(data["label"]).long(), size=(height, width))
         keys = [ranked_keys(data, name, labels.shape) for name in ("vis_idx", "aux_idx")]
         views = sample_views(
-            labels, num_classes=num_classes, keys_visible=keys[0], keys_auxiliary=keys[1],
-            keys_sets=torch.zeros(len(labels), num_classes), min_views=min_views,
+            labels, num_classes=num_classes, min_views=min_views,
+            keys=(*keys, torch.zeros(len(labels), num_classes)),
             max_views=10**6 if max_views == 1 else max_views, max_features=max_features,
         )  # fmt: skip
         assert (views.num_sets, views.views_per_set) == data["vis_idx"].shape, case

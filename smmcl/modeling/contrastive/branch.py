@@ -6,6 +6,7 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,7 @@ class SMMCL(nn.Module):
         hidden_dim: int,
         embed_dim: int,
         weights: dict[str, float],
-        cross_temperature: float,
-        intra_temperature: float,
-        positives: str,
-        is_symmetric: bool,
+        loss: dict[str, Any],
         num_classes: int,
         limits: dict[str, int],
         has_shared_positions: bool,
@@ -52,10 +50,7 @@ class SMMCL(nn.Module):
             embed_dim: D.
             weights: of the terms "cross", "visible" and "auxiliary"; a term of weight 0 is not
                 computed, and a projector that no term uses is not built.
-            cross_temperature: t of the cross-modal term.
-            intra_temperature: t of the intra-modal terms.
-            positives: of the cross-modal term, see `contrastive_losses`.
-            is_symmetric: take the cross-modal term in both directions.
+            loss: temperatures, positives and symmetry, as `contrastive_losses` takes them.
             num_classes: K; other labels never take part.
             limits: "min_views", "max_views" and "max_features" of `sample_views`.
             has_shared_positions: draw the same places in both modalities.
@@ -69,27 +64,17 @@ class SMMCL(nn.Module):
                 f"The weights of the contrastive terms are {weights}; one must be above 0 and "
                 "none below. For the baseline set MODEL.CONTRAST.NAME to ''."
             )
+        self.loss = loss
         self.num_classes = num_classes
         self.limits = limits
         self.has_shared_positions = has_shared_positions
         self.is_gathered = is_gathered
-        self.loss_arguments = {
-            "terms": tuple(self.weights),
-            "cross_temperature": cross_temperature,
-            "intra_temperature": intra_temperature,
-            "positives": positives,
-            "is_symmetric": is_symmetric,
-        }
-        self.in_features = {}
-        self.projectors = nn.ModuleDict()
-        for stream, name, width in zip(
-            ("visible", "auxiliary"), in_features, channels, strict=True
-        ):
-            if stream in self.weights or "cross" in self.weights:
-                self.in_features[stream] = name
-                self.projectors[stream] = Projector(
-                    width, hidden_dim=hidden_dim, embed_dim=embed_dim
-                )
+        streams = zip(("visible", "auxiliary"), in_features, channels, strict=True)
+        used = [entry for entry in streams if {entry[0], "cross"} & set(self.weights)]
+        self.in_features = {stream: name for stream, name, _ in used}
+        self.projectors = nn.ModuleDict(
+            {stream: Projector(width, hidden_dim, embed_dim) for stream, _, width in used}
+        )
         self.diagnostics = Diagnostics(limits["min_views"])
 
     @classmethod
@@ -105,10 +90,12 @@ class SMMCL(nn.Module):
                 "visible": node.INTRA_MODAL.VISIBLE_WEIGHT,
                 "auxiliary": node.INTRA_MODAL.AUXILIARY_WEIGHT,
             },
-            "cross_temperature": node.CROSS_MODAL.TEMPERATURE,
-            "intra_temperature": node.INTRA_MODAL.TEMPERATURE,
-            "positives": node.CROSS_MODAL.POSITIVES,
-            "is_symmetric": node.CROSS_MODAL.SYMMETRIC,
+            "loss": {
+                "cross_temperature": node.CROSS_MODAL.TEMPERATURE,
+                "intra_temperature": node.INTRA_MODAL.TEMPERATURE,
+                "positives": node.CROSS_MODAL.POSITIVES,
+                "is_symmetric": node.CROSS_MODAL.SYMMETRIC,
+            },
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "limits": {
                 "min_views": node.SAMPLER.MIN_VIEWS,
@@ -149,25 +136,17 @@ class SMMCL(nn.Module):
             visible,
             embeddings.get("auxiliary", visible),
             views.labels,
+            terms=tuple(self.weights),
             cells=(views.visible, views.auxiliary),
-            **self.loss_arguments,
+            **self.loss,
         )
-        return {
-            f"loss_contrast_{term}": weight * losses[term] for term, weight in self.weights.items()
-        }
+        return {f"loss_contrast_{term}": self.weights[term] * losses[term] for term in losses}
 
     def _draw(self, labels: Tensor, seeds: list[int]) -> Views:
-        keys = {"keys_visible": [], "keys_auxiliary": [], "keys_sets": []}
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            for name, shape in zip(
-                keys, (*[labels.shape[1:]] * 2, (self.num_classes,)), strict=True
-            ):
-                keys[name].append(draw_keys(shape, generator=generator))
+        keys = draw_keys(seeds, size=labels.shape[1:], num_classes=self.num_classes)
         if self.has_shared_positions:
-            keys["keys_auxiliary"] = keys["keys_visible"]
-        keys = {name: torch.stack(drawn) for name, drawn in keys.items()}
-        return sample_views(labels, num_classes=self.num_classes, **keys, **self.limits)
+            keys = (keys[0], keys[0], keys[2])
+        return sample_views(labels, num_classes=self.num_classes, keys=keys, **self.limits)
 
     def _take(self, stream: str, feature: Tensor, cells: Tensor, first: int) -> Tensor:
         """Embeddings of the sampled cells; the first cell of this process is number `first`."""

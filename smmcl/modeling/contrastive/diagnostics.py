@@ -12,12 +12,9 @@ from smmcl.modeling.contrastive.sampling import Views
 
 logger = logging.getLogger(__name__)
 
-# Iterations between two looks at the embeddings, which wait for the device.
-PERIOD = 20
-# Iterations over which poor batches are counted.
-WINDOW = 100
-# Views of a stream among which uniformity is measured.
-NUM_UNIFORMITY_VIEWS = 512
+PERIOD = 20  # iterations between two looks at the embeddings, which wait for the device
+WINDOW = 100  # iterations over which poor batches are counted
+NUM_UNIFORMITY_VIEWS = 512  # of a stream, among which uniformity is measured
 
 
 class Diagnostics:
@@ -33,10 +30,7 @@ class Diagnostics:
     """
 
     def __init__(self, min_views: int) -> None:
-        """
-        Args:
-            min_views: cells that a class needs to be contrasted, for the warning.
-        """
+        """`min_views` is the number of cells that a class needs to be contrasted."""
         self.min_views = min_views
         self.num_seen = self.num_poor = 0
 
@@ -52,29 +46,26 @@ class Diagnostics:
         storage = get_event_storage()
         sizes = torch.unique_consecutive(views.labels, return_counts=True)[1].double()
         self._warn_if_poor(num_classes=len(sizes), num_cells=num_cells)
-        storage.put_scalar("contrast/num_sets", views.num_sets)
-        storage.put_scalar("contrast/views_per_set", views.views_per_set)
+        scalars = {"num_sets": views.num_sets, "views_per_set": views.views_per_set}
         if len(sizes) > 1 and storage.iter % PERIOD == 0:
-            storage.put_scalar("contrast/positive_share", (sizes**2).sum() / sizes.sum() ** 2)
-            for name, value in similarities(views.labels, embeddings).items():
-                storage.put_scalar(f"contrast/{name}", value)
+            scalars["positive_share"] = (sizes**2).sum() / sizes.sum() ** 2
+            scalars |= similarities(views.labels, embeddings)
+        for name, value in scalars.items():
+            storage.put_scalar(f"contrast/{name}", value)
 
     def _warn_if_poor(self, *, num_classes: int, num_cells: int) -> None:
         self.num_seen += 1
         self.num_poor += num_classes < 2
-        if self.num_seen == WINDOW:
-            if 2 * self.num_poor >= WINDOW:
-                logger.warning(
-                    "Fewer than two classes were contrasted in %d of the last %d iterations: a "
-                    "feature map has %d cells and a class needs %d of them. Contrast an earlier "
-                    "stage (MODEL.SMMCL.IN_FEATURES), lower MODEL.SMMCL.SAMPLER.MIN_VIEWS or "
-                    "enlarge INPUT.CROP_SIZE.",
-                    self.num_poor,
-                    WINDOW,
-                    num_cells,
-                    self.min_views,
-                )
-            self.num_seen = self.num_poor = 0
+        if self.num_seen < WINDOW:
+            return
+        if 2 * self.num_poor >= WINDOW:
+            logger.warning(
+                f"Fewer than two classes were contrasted in {self.num_poor} of the last {WINDOW} "
+                f"iterations: a feature map has {num_cells} cells and a class needs "
+                f"{self.min_views} of them. Contrast an earlier stage (MODEL.SMMCL.IN_FEATURES), "
+                "lower MODEL.SMMCL.SAMPLER.MIN_VIEWS or enlarge INPUT.CROP_SIZE."
+            )
+        self.num_seen = self.num_poor = 0
 
 
 @torch.no_grad()

@@ -69,35 +69,22 @@ def contrastive_losses(
     cells = cells and tuple(cell.to(visible.device, non_blocking=True) for cell in cells)
     runs = Runs.of(labels, visible.device)
     index = torch.arange(len(labels), device=visible.device)  # (N,)
+    places = {"all": None, "other_index": (index, index), "other_place": cells}[positives]
+    losses = {}
     with torch.autocast(visible.device.type, enabled=False):
-        units = {"visible": normalize(visible), "auxiliary": normalize(auxiliary)}
-        losses = {}
+        visible, auxiliary = normalize(visible), normalize(auxiliary)
         for term in terms:
             if term == "cross":
-                places = {"all": None, "other_index": (index, index), "other_place": cells}
-                losses[term] = _cross(
-                    units, runs, places[positives], cross_temperature, is_symmetric
-                )
+                loss = _Term.apply(visible, auxiliary, runs, places, cross_temperature)
+                if is_symmetric:
+                    converse = places and places[::-1]
+                    back = _Term.apply(auxiliary, visible, runs, converse, cross_temperature)
+                    loss = (loss + back) / 2
             else:
-                losses[term] = _Term.apply(
-                    units[term], None, runs, (index, index), intra_temperature
-                )
+                anchors = visible if term == "visible" else auxiliary
+                loss = _Term.apply(anchors, None, runs, (index, index), intra_temperature)
+            losses[term] = loss
     return losses
-
-
-def _cross(
-    units: dict[str, torch.Tensor],
-    runs: Runs,
-    places: tuple[torch.Tensor, torch.Tensor] | None,
-    temperature: float,
-    is_symmetric: bool,
-) -> torch.Tensor:
-    visible, auxiliary = units["visible"], units["auxiliary"]
-    loss = _Term.apply(visible, auxiliary, runs, places, temperature)
-    if not is_symmetric:
-        return loss
-    converse = places and places[::-1]
-    return (loss + _Term.apply(auxiliary, visible, runs, converse, temperature)) / 2
 
 
 def _check(

@@ -17,7 +17,7 @@ from smmcl.modeling.init import init_encoder
 class Projector(nn.Sequential):
     """Two hidden 1x1 layers and a linear one (Section 3.2); the norm follows the activation."""
 
-    def __init__(self, channels: int, *, hidden_dim: int, embed_dim: int) -> None:
+    def __init__(self, channels: int, hidden_dim: int, embed_dim: int) -> None:
         super().__init__(
             nn.Conv2d(channels, hidden_dim, 1),
             nn.GELU(),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smmcl.d2 import CfgNode, ShapeSpec, configurable
 from smmcl.modeling.contrastive.loss import normalize
 from smmcl.modeling.contrastive.projector import Projector, check_features
-from smmcl.modeling.contrastive.sampling import shrink_labels, take_cells
+from smmcl.modeling.contrastive.sampling import sets_of_cells, shrink_labels, take_cells
 
 
 class RegionContrast(nn.Module):
@@ -54,7 +54,7 @@ class RegionContrast(nn.Module):
         self.weight = weight
         self.temperature = temperature
         self.num_classes = num_classes
-        self.projector = Projector(channels, hidden_dim=hidden_dim, embed_dim=embed_dim)
+        self.projector = Projector(channels, hidden_dim, embed_dim)
         self.register_buffer("memory", torch.zeros(num_classes, memory_size, embed_dim))
         self.register_buffer("num_stored", torch.zeros(num_classes, dtype=torch.int64))
 
@@ -93,11 +93,9 @@ class RegionContrast(nn.Module):
         Returns:
             (S, D) means and (S,) classes, ascending.
         """
-        image = torch.arange(len(labels))[:, None, None]  # (N, 1, 1)
-        regions = (labels * len(labels) + image).flatten()  # (N * h * w,)
-        is_known = ((labels >= 0) & (labels < self.num_classes)).flatten()
-        cells = is_known.nonzero().squeeze(1)
-        names, region, sizes = regions[cells].unique(return_inverse=True, return_counts=True)
+        sets = sets_of_cells(labels, self.num_classes)  # (N * h * w,)
+        cells = (sets < self.num_classes * len(labels)).nonzero().squeeze(1)
+        names, region, sizes = sets[cells].unique(return_inverse=True, return_counts=True)
         classes = names // len(labels)  # (S,)
         device = maps.device
         cells, region, sizes, classes = (

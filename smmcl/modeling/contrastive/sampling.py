@@ -10,6 +10,7 @@ Shape shorthand in this module:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 
@@ -52,22 +53,27 @@ def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tenso
     return labels[:, rows[:, None], columns]  # (N, h, w)
 
 
-def draw_keys(shape: tuple[int, ...], *, generator: torch.Generator) -> torch.Tensor:
-    """Random numbers in [0, 1) that decide who is drawn: the lowest keys win.
+def draw_keys(
+    seeds: Sequence[int], *, size: tuple[int, int], num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random numbers in [0, 1) that decide who is drawn, for `sample_views`: the lowest win.
 
-    Keys and no permutations: the keys of an image come from its own generator alone, whatever
-    the other images of the batch contain.
+    Keys and no permutations: those of an image come from its own seed alone, whatever the other
+    images of the batch contain.
     """
-    return torch.rand(shape, generator=generator, dtype=torch.float64)
+    drawn = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        shapes = (size, size, (num_classes,))
+        drawn.append([torch.rand(*s, generator=generator, dtype=torch.float64) for s in shapes])
+    return tuple(torch.stack(keys) for keys in zip(*drawn, strict=True))
 
 
 def sample_views(
     labels: torch.Tensor,
     *,
     num_classes: int,
-    keys_visible: torch.Tensor,
-    keys_auxiliary: torch.Tensor,
-    keys_sets: torch.Tensor,
+    keys: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     min_views: int,
     max_views: int,
     max_features: int,
@@ -81,9 +87,8 @@ def sample_views(
         labels: (N, h, w) classes at the resolution of the features. Values outside 0..K-1, the
             ignored ones, never take part.
         num_classes: K.
-        keys_visible: (N, h, w) keys of the cells for the visible views.
-        keys_auxiliary: the same for the auxiliary views; the same tensor for shared positions.
-        keys_sets: (N, K) keys of the sets.
+        keys: of the visible and the auxiliary cells, (N, h, w) each, the same tensor for shared
+            positions; and of the sets, (N, K).
         min_views: smallest number of cells of an anchor set, at least 1.
         max_views: largest V.
         max_features: largest S * V.
@@ -93,19 +98,19 @@ def sample_views(
             f"min_views is {min_views}, max_views {max_views} and max_features {max_features}, "
             "but each counts views and must be at least 1. Change MODEL.SMMCL.SAMPLER."
         )
-    set_of_cell = _set_of_cell(labels, num_classes)  # (N * h * w,)
+    set_of_cell = sets_of_cells(labels, num_classes)  # (N * h * w,)
     sizes = torch.bincount(set_of_cell, minlength=num_classes * len(labels) + 1)  # (K * N + 1,)
     kept = (sizes[:-1] >= min_views).nonzero().squeeze(1)  # (S,)
     if len(kept) == 0:
         nothing = torch.zeros(0, dtype=torch.int64)
         return Views(nothing, nothing, nothing, num_sets=0, views_per_set=0)
     if len(kept) > max_features:
-        lowest = keys_sets.t().flatten()[kept].argsort(stable=True)[:max_features]
+        lowest = keys[2].t().flatten()[kept].argsort(stable=True)[:max_features]
         kept = kept[lowest].sort().values  # (S,)
     num_views = min(int(sizes[kept].min()), max_views, max_features // len(kept))
     return Views(
-        visible=_lowest_cells(keys_visible, set_of_cell, sizes, kept, num_views),
-        auxiliary=_lowest_cells(keys_auxiliary, set_of_cell, sizes, kept, num_views),
+        visible=_lowest_cells(keys[0], set_of_cell, sizes, kept, num_views),
+        auxiliary=_lowest_cells(keys[1], set_of_cell, sizes, kept, num_views),
         labels=(kept // len(labels)).repeat_interleave(num_views),
         num_sets=len(kept),
         views_per_set=num_views,
@@ -128,7 +133,7 @@ def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     return maps.flatten().index_select(0, entries.flatten()).view(-1, size)  # (M, D)
 
 
-def _set_of_cell(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+def sets_of_cells(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Number of each cell's set, class * N + image; K * N where the label is ignored."""
     num_images = len(labels)
     image = torch.arange(num_images)[:, None, None]  # (N, 1, 1)

@@ -24,8 +24,7 @@ class UnsupervisedContrast(SMMCL):
         arguments = super().from_config(cfg, input_shape)
         return arguments | {
             "weights": {"cross": arguments["weights"]["cross"]},
-            "positives": "all",
-            "is_symmetric": True,
+            "loss": arguments["loss"] | {"positives": "all", "is_symmetric": True},
             "num_classes": 1,
             "limits": arguments["limits"] | {"min_views": 1},
             "has_shared_positions": True,
