@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""Measures what parts of the program cost: `contrast`, the contrastive loss, beside a plain one."""
+"""Measures what parts of the program cost: `contrast`, the loss, and `data`, the loader."""
 
 import argparse
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmark_data import add_command, load_module
 from torch import Tensor
 
 from smmcl.cli import run
@@ -206,7 +206,7 @@ def contrast(arguments: argparse.Namespace) -> None:
     the sampling and the taking of views. `beside`: what --beside names, compared with `whole`.
     """
     torch.set_num_threads(arguments.threads)
-    beside = {"beside": load_beside(arguments.beside)} if arguments.beside else {}
+    beside = {"beside": load_module(arguments.beside).run} if arguments.beside else {}
     print("| views | ours, s | products, s | ours / products | dense, s | dense / ours | whole, s "
           "| beside, s | beside / whole | ours, MiB | dense, MiB |")  # fmt: skip
     print("|" + "---|" * 11)
@@ -250,17 +250,10 @@ def row(size: int, rounds: list[dict[str, float]], peaks: list[float | None]) ->
     return "| " + " | ".join(cells) + " |"
 
 
-def load_beside(path: Path) -> Callable[[Problem], Any]:
-    """The function `run(problem)` of a Python file: any other implementation."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.run
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_command(commands)
     command = commands.add_parser(
         "contrast",
         help="cost of the contrastive loss",

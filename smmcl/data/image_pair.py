@@ -99,12 +99,13 @@ def read_label(
         )
     unknown = spare.pop()  # marks what the dataset does not declare
     size = max(int(stored.max()), label_offset + num_classes - 1, stored_ignore or 0) + 1
-    table = np.full(size, unknown, dtype=np.uint8)
+    # Negative values count from the end of the table, where nothing else is.
+    table = np.full(size - min(0, int(stored.min())), unknown, dtype=np.uint8)
     table[label_offset : label_offset + num_classes] = np.arange(num_classes)
     if stored_ignore is not None:
         table[stored_ignore] = ignore
-    labels = table[np.maximum(stored, 0)]  # (H, W)
-    is_wrong = (labels == unknown) | (stored < 0)
+    labels = table[stored]  # (H, W)
+    is_wrong = labels == unknown
     if is_wrong.any():
         raise ValueError(
             f"label image {path} holds the values {_shorten(np.unique(stored[is_wrong]))}, but its "

@@ -196,6 +196,12 @@ def test_label_value_out_of_range(tmp_path, value):
         read_label(path, **LABELS)
 
 
+def test_negative_label_value(tmp_path):
+    path = save(tmp_path / "bad.tiff", np.array([[1, 3, -2]], dtype=np.int32))
+    with pytest.raises(ValueError, match=r"bad\.tiff holds the values -2,"):
+        read_label(path, **LABELS)
+
+
 def test_void_is_wrong_where_every_pixel_has_a_label(tmp_path):
     path = save(tmp_path / "bad.png", np.array([[0, 1]], dtype=np.uint8))
     with pytest.raises(ValueError, match="holds the values 0"):

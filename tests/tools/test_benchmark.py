@@ -5,9 +5,16 @@ import importlib.util
 import pathlib
 import types
 
+import benchmark_data
 import pytest
+import torch
 
-PATH = pathlib.Path(__file__).resolve().parents[2] / "tools" / "benchmark.py"
+from smmcl.config import build_config
+from smmcl.d2 import DatasetCatalog
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PATH = ROOT / "tools" / "benchmark.py"
+PAIRS = "synthetic_night_val@64x96"
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +57,27 @@ def test_the_table_of_a_small_problem(benchmark, monkeypatch, capsys) -> None:
     header, _, row = capsys.readouterr().out.splitlines()
     assert header.count("|") == row.count("|")
     assert row.startswith("| 594 | 0.")
+
+
+def test_the_table_of_the_loader(tmp_path, call_tool, capsys) -> None:
+    (tmp_path / "other.py").write_text("make_batch = len")
+    call_tool(
+        "benchmark", "data", "--config-file", ROOT / "configs/Base-SMMCL.yaml", "--pairs", 3,
+        "--rounds", 1, "--beside", tmp_path / "other.py", "DATASETS.TRAIN", (PAIRS,),
+        "INPUT.CROP_SIZE", [32, 32],
+    )  # fmt: skip
+    title, _, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert title == f"3 pairs of {PAIRS}, crop [32, 32]"
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "read", "augment and collate", "ready", "beside"
+    ]  # fmt: skip
+    assert all(row.count("|") == header.count("|") for row in rows)
+
+
+def test_the_steps_of_the_loader() -> None:
+    cfg = build_config(overrides=["DATASETS.TRAIN", (PAIRS,), "INPUT.CROP_SIZE", [32, 32]])
+    steps = benchmark_data.make_steps(cfg)
+    samples, batch = (steps[step](DatasetCatalog.get(PAIRS)[:3]) for step in list(steps)[1:])
+    assert batch["sem_seg"].shape == (3, 32, 32)
+    red = (samples[2]["image"][0] - cfg.MODEL.PIXEL_MEAN[0]) / cfg.MODEL.PIXEL_STD[0]
+    torch.testing.assert_close(batch["image"][2, 0], red)
