@@ -46,6 +46,7 @@ setup(
         "detectron2": ["torchvision", "omegaconf>=2.1,<2.4", "hydra-core>=1.1", "tensorboard"],
         "visualisation": ["scikit-learn>=1.4", "tensorboard"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
         "development": ["pytest>=8", "ruff==0.17.5", "scipy>=1.11"],
     },
 )

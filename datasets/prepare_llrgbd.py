@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Brings LLRGBD-synthetic into the documented tree, by links to the files as they were released.
+"""Brings LLRGBD-synthetic into the documented tree, by symbolic links to the files as they were
+released.
 
 It takes three folders whose files share their names. With the published lists, the split is the
 published one; without them it is drawn by seed, 1418 for training, and SPLIT.txt says "own draw":
@@ -72,8 +73,8 @@ def main() -> None:
             (args.output / part / kind).mkdir(exist_ok=True)
             for name in tqdm(names, unit="file", desc=f"{part}/{kind}", disable=None):
                 target = args.output / part / kind / f"{name}.png"
-                if not target.exists():
-                    os.link(folder / f"{name}.png", target)
+                if not os.path.lexists(target):
+                    target.symlink_to((folder / f"{name}.png").resolve())
     print(f"{args.output}: {len(splits['train'])} + {len(splits['test'])} pairs, {origin}", end="")
 
 

@@ -5,7 +5,7 @@ It needs three files: nyu_depth_v2_labeled.mat and splits.mat of the dataset's p
 classMapping40.mat of Gupta et al., which maps the 894 labels to 40 classes. Files that are there
 already are kept, so a stopped run goes on where it was:
 
-    pip install h5py scipy
+    pip install -e '.[nyudv2]'
     python datasets/prepare_nyudv2.py nyu_depth_v2_labeled.mat splits.mat classMapping40.mat \\
         datasets/nyudv2
 """
@@ -64,12 +64,15 @@ def main() -> None:
     for name in ("labeled", "splits", "mapping", "output"):
         parser.add_argument(name, type=Path)
     args = parser.parse_args()
-    import h5py
-    from scipy.io import loadmat
-
     for path in (args.labeled, args.splits, args.mapping):
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist. The top of this file names its source")
+            raise FileNotFoundError(f"{path} does not exist. The top of this tool says what it is.")
+    try:
+        import h5py
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is needed to read .mat files: pip install -e '.[nyudv2]'."
+        raise ValueError(message) from error
     splits = loadmat(args.splits)
     indices = {"train": splits["trainNdxs"].ravel(), "test": splits["testNdxs"].ravel()}
     mapping = loadmat(args.mapping)["mapClass"].ravel()

@@ -82,6 +82,20 @@ class AuxiliaryContract:
         low, high = self.low * own / other, self.high * own / other
         return dataclasses.replace(self, unit=unit, low=low, high=high, invalid=invalid)
 
+    def of_files(self, unit: str | None) -> "AuxiliaryContract":
+        """The contract by which files that belong to no dataset are read.
+
+        Args:
+            unit: of their values. None is only enough for 8-bit steps, which no other file passes
+                for: of a length it would be a guess.
+        """
+        if unit is None and self.unit != "8-bit":
+            raise ValueError(
+                f"the model was trained on {self.kind} images in the unit {self.unit!r}, and files "
+                f"do not say theirs. Name it: {self.unit!r}, or another length to be converted."
+            )
+        return self.in_unit(unit or self.unit)
+
     def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
         """Brings stored values to 0..255.
 

@@ -53,6 +53,14 @@ def test_steps_of_unknown_length_do_not_follow_from_a_length(trained, unit):
         trained.in_unit(unit)
 
 
+def test_files_of_no_dataset_must_name_their_unit():
+    assert STEPS.of_files(None) is STEPS
+    assert MILLIMETRES.of_files("mm") is MILLIMETRES
+    assert MILLIMETRES.of_files("cm").high == 1000
+    with pytest.raises(ValueError, match=r"depth images in the unit 'mm', .*Name it"):
+        MILLIMETRES.of_files(None)
+
+
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
 def test_millimetres_are_no_8_bit_steps_whatever_their_type(kind):
     stored = np.array([[[2500]]]).astype(kind)

@@ -88,6 +88,29 @@ def test_nyudv2_from_its_arrays(tmp_path):
         prepare.write_lists({"train": [3, 1], "test": [2]}, output=root, num_pairs=4)
 
 
+def test_nyudv2_from_its_files(tmp_path, run):
+    """The .mat files as they are published: two of MATLAB 5, one of 7.3, which is HDF5."""
+    h5py = pytest.importorskip("h5py", reason="the extra nyudv2 is not installed")
+    io = pytest.importorskip("scipy.io", reason="the extra nyudv2 is not installed")
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "labeled.mat", "w", userblock_size=512) as file:
+        file["images"] = rng.integers(0, 256, (3, 3, 6, 4), dtype=np.uint8)  # (N, 3, W, H)
+        file["depths"] = np.full((3, 6, 4), 2.5, np.float32)
+        file["labels"] = np.full((3, 6, 4), 894, np.uint16)
+    io.savemat(tmp_path / "splits.mat", {"trainNdxs": [[3], [1]], "testNdxs": [[2]]})
+    io.savemat(tmp_path / "map.mat", {"mapClass": np.full((1, 894), 40)})
+    files = [tmp_path / f"{name}.mat" for name in ("labeled", "splits", "map")]
+    for _ in range(2):  # the second time everything is there
+        run(load("prepare_nyudv2"), *files, tmp_path / "nyudv2")
+    root = tmp_path / "nyudv2"
+    assert (root / "train.txt").read_text() == "0\n2\n"
+    assert np.unique(np.asarray(Image.open(root / "Depth/1.png"))).tolist() == [2500]
+    assert np.unique(np.asarray(Image.open(root / "Label/1.png"))).tolist() == [40]
+    assert Image.open(root / "RGB/1.png").size == (6, 4)
+    with pytest.raises(FileNotFoundError, match=r"gone\.mat does not exist"):
+        run(load("prepare_nyudv2"), tmp_path / "gone.mat", *files[1:], root)
+
+
 @pytest.fixture
 def llrgbd(tmp_path):
     for part in ("rgb", "depth", "label"):
