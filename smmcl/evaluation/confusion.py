@@ -18,38 +18,32 @@ ABSENT_RULES = {
 }
 
 
-class ConfusionMatrix:
-    """A streaming confusion matrix that stays on the device of the predictions.
+def count_confusion(
+    prediction: Tensor, truth: Tensor, *, num_classes: int, ignore: int = 255
+) -> Tensor:
+    """Counts the pairs of classes of one image or batch, on the device of the prediction.
 
     Args:
+        prediction: class indices 0..K-1, any shape.
+        truth: the same shape, class indices 0..K-1 or `ignore`.
         num_classes: K.
         ignore: truth value of pixels that do not count.
+
+    Returns:
+        (K, K), rows are the truth, columns the prediction; int64, since float32 counts stop being
+        exact at 2^24 pixels, 55 images of 480x640.
     """
-
-    def __init__(self, num_classes: int, *, ignore: int = 255) -> None:
-        self.num_classes = num_classes
-        self.ignore = ignore
-        # Integers: float32 counts stop being exact at 2^24 pixels, 55 images of 480x640.
-        self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)  # (truth, predicted)
-
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Adds one image or batch.
-
-        Args:
-            prediction: class indices 0..K-1, any shape.
-            truth: the same shape, class indices 0..K-1 or `ignore`.
-        """
-        if prediction.shape != truth.shape:
-            raise ValueError(
-                f"prediction has the shape {tuple(prediction.shape)} but the truth "
-                f"{tuple(truth.shape)}. Predict at the resolution of the label."
-            )
-        truth = truth.to(prediction.device, torch.int64)
-        counted = truth != self.ignore
-        cells = truth[counted] * self.num_classes + prediction[counted].long()
-        counts = torch.bincount(cells, minlength=self.num_classes**2)
-        assert counts.numel() == self.num_classes**2, "a class index is outside 0..K-1"
-        self.counts = self.counts.to(counts.device) + counts.view_as(self.counts)  # (K, K)
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"prediction has the shape {tuple(prediction.shape)} but the truth "
+            f"{tuple(truth.shape)}. Predict at the resolution of the label."
+        )
+    truth = truth.to(prediction.device, torch.int64)
+    counted = truth != ignore
+    cells = truth[counted] * num_classes + prediction[counted].long()
+    counts = torch.bincount(cells, minlength=num_classes**2)
+    assert counts.numel() == num_classes**2, "a class index is outside 0..K-1"
+    return counts.view(num_classes, num_classes)  # (K, K)
 
 
 @dataclass(frozen=True)

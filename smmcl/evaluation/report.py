@@ -5,7 +5,7 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
@@ -27,6 +27,7 @@ class Report:
         counts: (K, K) confusion counts by task.
         absent_rule: classes of the mean, as in `confusion.score`.
         excluded: classes left out of the headline means.
+        pair_ious: mean IoU of each pair by its image id, by the same rules; NaN without labels.
     """
 
     protocol: Mapping[str, str]
@@ -34,6 +35,7 @@ class Report:
     counts: Mapping[str, Tensor]
     absent_rule: str
     excluded: Sequence[str]
+    pair_ious: Mapping[str, float] = field(default_factory=dict)
 
     def results(self) -> OrderedDict[str, dict[str, float]]:
         """Returns values in percent by task and name; what has no pixels is left out.
@@ -94,6 +96,7 @@ class Report:
             "protocol": dict(self.protocol),
             "results": results,
             "classes": list(self.classes),
+            "pairs": {name: iou for name, iou in self.pair_ious.items() if not math.isnan(iou)},
             "confusion": {task: counts.tolist() for task, counts in self.counts.items()},
         }
         (folder / "evaluation.json").write_text(json.dumps(content, indent=1))

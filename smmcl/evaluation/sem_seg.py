@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from smmcl.d2 import (
     ENGINE,
@@ -22,7 +23,7 @@ from smmcl.d2 import (
 )
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import label_facts, read_label
-from smmcl.evaluation.confusion import ConfusionMatrix, explain_rule
+from smmcl.evaluation.confusion import count_confusion, explain_rule, score
 from smmcl.evaluation.predictions import PredictionWriter
 from smmcl.evaluation.report import Report
 
@@ -61,7 +62,11 @@ class PairSemSegEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._metadata = metadata
         self._labels = label_facts(metadata)
-        self._absent_rule, self._absent_words = absent_rule, explain_rule(absent_rule)
+        self._excluded = metadata.get("absent_from_mean", [])
+        self._classes = {key: self._labels[key] for key in ("num_classes", "ignore")}
+        indices = [metadata.stuff_classes.index(name) for name in self._excluded]
+        self._rules = {"absent_rule": absent_rule, "excluded": indices}
+        self._absent_words = explain_rule(absent_rule)
         self.output_folder = output_folder
         self._protocol = dict(protocol or {})
         self._writer = None
@@ -87,7 +92,8 @@ class PairSemSegEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forgets all counts."""
-        self._matrices: dict[str, ConfusionMatrix] = {}
+        self._counts: dict[str, Tensor] = {}  # (K, K) by task
+        self._pair_ious: dict[str, float] = {}
         self._num_pairs: Counter[str] = Counter()
         self._sizes: Counter[tuple[int, int]] = Counter()
 
@@ -103,10 +109,10 @@ class PairSemSegEvaluator(DatasetEvaluator):
         for record, output in zip(inputs, outputs, strict=True):
             prediction = output["sem_seg"].argmax(dim=0)  # (H, W)
             truth = torch.from_numpy(read_label(record["sem_seg_file_name"], **self._labels))
+            counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
+            self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou
             for task in (TASK, *(f"{TASK}_{tag}" for tag in record.get("tags", ()))):
-                if task not in self._matrices:
-                    self._matrices[task] = self._new_matrix()
-                self._matrices[task].update(prediction, truth)
+                self._counts[task] = self._counts.get(task, 0) + counts
                 self._num_pairs[task] += 1
             self._sizes[tuple(prediction.shape)] += 1
             if self._writer:
@@ -119,29 +125,25 @@ class PairSemSegEvaluator(DatasetEvaluator):
         """
         if self._writer:
             self._writer.finish()
-        counts = {task: matrix.counts.cpu() for task, matrix in self._matrices.items()}
-        shares = comm.all_gather((counts, self._num_pairs, self._sizes))
+        own = {task: counts.cpu() for task, counts in self._counts.items()}
+        shares = comm.all_gather((own, self._num_pairs, self._sizes, self._pair_ious))
         if not comm.is_main_process():
             return None
-        tasks = sorted({task for counts, _, _ in shares for task in counts})
+        counts, num_pairs, sizes, pair_ious = zip(*shares, strict=True)
+        tasks = sorted(set().union(*counts))
         report = Report(
-            protocol=self._state_protocol(
-                sum((num_pairs for _, num_pairs, _ in shares), Counter()),
-                sum((sizes for _, _, sizes in shares), Counter()),
-            ),
+            protocol=self._state_protocol(sum(num_pairs, Counter()), sum(sizes, Counter())),
             classes=self._metadata.stuff_classes,
-            counts={task: sum(c[task] for c, _, _ in shares if task in c) for task in tasks},
-            absent_rule=self._absent_rule,
-            excluded=self._metadata.get("absent_from_mean", []),
+            counts={task: sum(share[task] for share in counts if task in share) for task in tasks},
+            absent_rule=self._rules["absent_rule"],
+            excluded=self._excluded,
+            pair_ious={name: iou for share in pair_ious for name, iou in share.items()},
         )
         if self.output_folder:
             report.save(self.output_folder)
         logger.info(report.text())
         self.report = report
         return report.results()
-
-    def _new_matrix(self) -> ConfusionMatrix:
-        return ConfusionMatrix(self._labels["num_classes"], ignore=self._labels["ignore"])
 
     def _state_protocol(
         self, num_pairs: Counter[str], sizes: Counter[tuple[int, int]]
@@ -155,7 +157,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
             "resolution": ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(4))
             + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""),
             "absent classes": self._absent_words,
-            "excluded from means": ", ".join(self._metadata.get("absent_from_mean", [])) or "none",
+            "excluded from means": ", ".join(self._excluded) or "none",
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
         }

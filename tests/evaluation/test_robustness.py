@@ -59,7 +59,7 @@ def test_what_is_lost_once_stays_lost():
 
 
 @pytest.mark.parametrize(
-    "condition", all_conditions([5]), ids=lambda c: f"{c.image}_{c.corruption}"
+    "condition", list(all_conditions([5])), ids=lambda c: f"{c.image}_{c.corruption}"
 )
 def test_only_one_image_is_spoilt_and_in_its_own_form(condition):
     pair = make_pair(3)

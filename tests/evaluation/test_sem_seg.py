@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask
 
 from smmcl.config import build_config
-from smmcl.d2 import DatasetCatalog, MetadataCatalog, comm
-from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+from smmcl.d2 import DatasetCatalog, EventStorage, MetadataCatalog, comm
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator, _state_inference
 
 # Stored labels: 0 void, 1..3 the classes.
 TRUTHS = [[[1, 1, 2, 0]], [[1, 2, 2, 2]]]
@@ -129,12 +129,33 @@ def test_protocol_is_stated(dataset, caplog):
         f"dataset: {name}",
         "pairs: sem_seg 2, sem_seg_day 1, sem_seg_night 1",
         "resolution: 1x4",
-        "absent classes: present",
+        "absent classes: present (mean over the classes in truth or prediction)",
         "excluded from means: floor",
         "window: whole image",
         "mIoU_all",
     ):
         assert words in caplog.text
+
+
+def test_protocol_of_windows_scales_and_mirror_images():
+    keys = ("SLIDING.ENABLED", True, "SLIDING.SIZE", [48, 64], "SLIDING.OVERLAP", 0.25,
+            "AUG.ENABLED", True, "AUG.SCALES", [0.5, 1.0], "AUG.FLIP", True)  # fmt: skip
+    overrides = [f"TEST.{key}" if isinstance(key, str) else key for key in keys]
+    stated = _state_inference(build_config(overrides=[*overrides, "MODEL.WEIGHTS", "w.pth"]))
+    assert stated["window"] == "48x64, each overlapping the next by a share of 0.25 or more"
+    assert stated["scales"] == "0.5, 1.0"
+    assert stated["flip"] == "yes"
+    assert stated["sum"] == "of softmax"
+    assert stated["checkpoint"] == "w.pth"
+    plain = _state_inference(build_config())
+    assert (plain["window"], plain["scales"], plain["flip"]) == ("whole image", "1", "no")
+    assert plain["sum"] == "none, one forward a pair"
+
+
+def test_in_training_the_checkpoint_is_the_iteration():
+    cfg = build_config(overrides=["MODEL.WEIGHTS", "imagenet.pth", "OUTPUT_DIR", "output/run"])
+    with EventStorage(120):
+        assert _state_inference(cfg)["checkpoint"] == "iteration 120 of the run in output/run"
 
 
 def test_subset_of_the_published_split_is_said_so(dataset, caplog):
@@ -177,6 +198,8 @@ def test_report_is_saved(dataset, tmp_path):
     assert content["results"] == results
     assert content["confusion"]["sem_seg_day"] == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert content["protocol"]["excluded from means"] == "floor"
+    # Without the floor the first pair has the wall alone, 1 of 2 pixels; the second 2 of 3.
+    assert content["pairs"] == pytest.approx({"room/0": 50, "room/1": 200 / 3})
     with (folder / "evaluation.csv").open() as file:
         rows = {(row["task"], row["metric"]): float(row["value"]) for row in csv.DictReader(file)}
     assert rows["sem_seg", "mIoU_all"] == pytest.approx(55)
