@@ -1,14 +1,17 @@
-"""Writes predictions as files: label images in the dataset's own ids, in colour, and as RLE."""
+"""Predictions as files: label images in the dataset's own ids, in colour, and as RLE."""
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask
 
 from smmcl.d2 import comm
+from smmcl.data.image_pair import read_label
 
 
 class PredictionWriter:
@@ -49,3 +52,45 @@ class PredictionWriter:
         if comm.is_main_process() and entries:
             (self.folder / "predictions.json").write_text(json.dumps(entries))
         self._entries = []
+
+
+def open_predictions(
+    place: str | Path, *, labels: dict[str, Any], label_offset: int | None = None
+) -> Callable[[str], np.ndarray]:
+    """Opens the predictions of any program for a dataset.
+
+    Args:
+        place: predictions.json as written here, a folder of label images named <image id>.png, or
+            a folder as written here, whose labels/ are taken.
+        labels: facts of the dataset, as `image_pair.label_facts` gives them.
+        label_offset: stored value of class 0, if not the dataset's own.
+
+    Returns:
+        A function from an image id to (H, W) uint8 class indices, 255 where RLE covers no pixel.
+    """
+    place = Path(place)
+    if not place.exists():
+        raise FileNotFoundError(
+            f"there are no predictions {place}. Name a folder of label images, a predictions.json, "
+            "or a checkpoint (.pth)."
+        )
+    # A prediction has a class everywhere, so the value that means "no label" is a wrong one here.
+    offset = labels["label_offset"] if label_offset is None else label_offset
+    facts = {**labels, "label_offset": offset, "stored_ignore": None}
+    if place.suffix != ".json":
+        folder = place / "labels" if (place / "labels").is_dir() else place
+        return lambda image_id: read_label(folder / f"{image_id}.png", **facts)
+    entries = defaultdict(list)
+    for entry in json.loads(place.read_text()):
+        entries[str(entry["image_id"])].append(entry)
+
+    def decode(image_id: str) -> np.ndarray:
+        if image_id not in entries:
+            raise ValueError(f"{place} holds no prediction of {image_id}. Predict it as well.")
+        decoded = np.full(entries[image_id][0]["segmentation"]["size"], 255, np.uint8)  # (H, W)
+        for entry in entries[image_id]:
+            is_inside = mask.decode(entry["segmentation"]).astype(bool)
+            decoded[is_inside] = entry["category_id"] - offset
+        return decoded
+
+    return decode
