@@ -24,6 +24,7 @@ from smmcl.data.image_pair import (
 )
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine import check_datasets, load_weights, with_device
+from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.visualizer import draw_pair, pictures
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -167,7 +168,7 @@ class Predictor:
         if len({tuple(pair["image"].shape) for pair in inputs}) > 1:
             return [prediction for pair in inputs for prediction in self.predict([pair])]
         with torch.inference_mode():
-            outputs = self.model(list(inputs))
+            outputs = wrap_for_test(self.cfg, self.model)(list(inputs))  # as in evaluation
             scores = [output["sem_seg"].float().softmax(dim=0) for output in outputs]  # (K, H, W)
         return [
             Prediction(part.argmax(dim=0).byte().cpu().numpy(), part.cpu().numpy())

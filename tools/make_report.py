@@ -2,22 +2,17 @@
 """Makes one HTML page, without scripts or network, of one run or of several side by side."""
 
 import argparse
-import itertools
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
 from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
 from smmcl.evaluation import html
-from smmcl.evaluation.confusion import ConfusionMatrix, score
 from smmcl.predictor import Predictor
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
@@ -31,12 +26,14 @@ class Run:
     name: of the folder.
     curves: (iteration, value) by the metric's name.
     evaluations: content of evaluation.json by dataset.
+    robustness: content of robustness.json by dataset.
     """
 
     name: str
     folder: Path
     curves: dict[str, list[tuple[float, float]]]
     evaluations: dict[str, dict[str, Any]]
+    robustness: dict[str, dict[str, Any]]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,16 +41,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", type=Path, help="OUTPUT_DIR of each run")
     parser.add_argument("--output", type=Path, help="default: report.html in the first folder")
     parser.add_argument("--pairs", type=int, default=3, help="best and worst pairs to draw")
-    parser.add_argument("--limit", type=int, default=200, help="pairs to choose them from")
     return parser.parse_args()
 
 
 def read_run(folder: Path) -> Run:
     """Reads a run's metrics.json and the evaluations in its folder inference/."""
-    evaluations = {
-        path.parent.name: json.loads(path.read_text())
-        for path in sorted(folder.glob("inference/*/evaluation.json"))
-    }
+    evaluations, robustness = (
+        {content["protocol"]["dataset"]: content for content in map(read_json, sorted(paths))}
+        for paths in (folder.glob(f"inference/*/{n}.json") for n in ("evaluation", "robustness"))
+    )
     if not evaluations:
         raise FileNotFoundError(
             f"{folder} holds no inference/<dataset>/evaluation.json. Name the OUTPUT_DIR of a run "
@@ -66,19 +62,24 @@ def read_run(folder: Path) -> Run:
         for name, value in entry.items():
             if isinstance(value, float) and math.isfinite(value):
                 curves.setdefault(name, []).append((entry["iteration"], value))
-    return Run(folder.resolve().name, folder, curves, evaluations)
+    return Run(folder.resolve().name, folder, curves, evaluations, robustness)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def summary(runs: list[Run], dataset: str) -> list[html.Safe]:
     """By which protocol, the means of every task, and the classes one by one."""
     evaluations = [run.evaluations[dataset] for run in runs]
-    protocol = evaluations[0]["protocol"]
-    parts = [html.element("p", "; ".join(f"{n}: {v}" for n, v in protocol.items()), class_="faint")]
-    for other in evaluations[1:]:
-        differing = [n for n in protocol if protocol[n] != other["protocol"].get(n)]
-        if set(differing) - {"engine"}:
-            words = f"The runs were not evaluated alike: they differ in {', '.join(differing)}."
-            parts.append(html.element("p", words, class_="warning"))
+    names = [run.name for run in runs]
+    protocols = [evaluation["protocol"] for evaluation in evaluations]
+    rows = [[name, *(protocol.get(name, "-") for protocol in protocols)] for name in protocols[0]]
+    parts = [html.table(["protocol", *names], rows)]
+    differing = [row[0] for row in rows if len(set(row[1:])) > 1]
+    if unlike := set(differing) - {"engine", "checkpoint"}:
+        words = f"The runs were not evaluated alike: they differ in {', '.join(sorted(unlike))}."
+        parts.append(html.element("p", words, class_="warning"))
     results = [evaluation["results"] for evaluation in evaluations]
     for task in results[0]:
         means = [name for name in MEANS if name in results[0][task]]
@@ -92,7 +93,6 @@ def summary(runs: list[Run], dataset: str) -> list[html.Safe]:
         name: [result["sem_seg"].get(f"IoU-{name}") for result in results]
         for name in evaluations[0]["classes"]
     }
-    names = [run.name for run in runs]
     parts += [html.element("h3", "IoU of the classes"), html.key(names), html.bars(classes)]
     for name, evaluation in zip(names, evaluations, strict=True):
         parts.append(html.element("h3", f"Confusion in % of the truth: {name}"))
@@ -108,34 +108,61 @@ def charts(runs: list[Run]) -> list[html.Safe]:
     return [html.key([run.name for run in runs]), html.element("div", *drawn, class_="charts")]
 
 
-def pair_iou(predictor: Predictor, record: dict[str, Any]) -> float:
-    """Mean IoU of one pair over the classes in its truth or prediction."""
-    labels = predictor.predict([predictor.mapper(record)])[0].labels
-    truth = read_label(record["sem_seg_file_name"], **predictor.mapper.labels)
-    matrix = ConfusionMatrix(len(predictor.metadata.stuff_classes))
-    matrix.update(torch.from_numpy(labels), torch.from_numpy(truth))
-    return score(matrix.counts).mean_iou
+def robustness(runs: list[Run], dataset: str) -> list[html.Safe]:
+    """mIoU over the severity of each corruption, on one scale."""
+    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    for place, each in enumerate(runs):
+        measured = each.robustness.get(dataset, {"conditions": []})
+        for condition in measured["conditions"]:
+            name = f"{condition['image']}: {condition['corruption'].replace('_', ' ')}"
+            lines = curves.setdefault(name, [[] for _ in runs])
+            lines[place] = lines[place] or [(0, measured["clean"]["sem_seg"])]
+            lines[place].append((condition["severity"], condition["mIoU"]["sem_seg"]))
+    if not curves:
+        return []
+    top = max(value for lines in curves.values() for line in lines for _, value in line)
+    drawn = [html.curves(name, lines, span=(0, top)) for name, lines in curves.items()]
+    title = html.element("h3", "Robustness: mIoU over the severity of what is missing or spoilt")
+    key = html.key([run.name for run in runs])
+    return [title, key, html.element("div", *drawn, class_="charts")]
 
 
-def extremes(runs: list[Run], dataset: str, *, args: argparse.Namespace) -> list[html.Safe]:
-    """The worst and best pairs by the last run's IoU, with the prediction of every run."""
-    predictors = {
-        run.name: Predictor.from_checkpoint(
-            run.folder / "model_final.pth", overrides=["DATASETS.TEST", (dataset,)]
-        )
-        for run in runs
-    }
-    last = predictors[runs[-1].name]
-    records = list(itertools.islice(DatasetCatalog.get(dataset), args.limit))
-    ious = [pair_iou(last, record) for record in tqdm(records, unit="pair")]
-    order = sorted((i for i in range(len(ious)) if not math.isnan(ious[i])), key=ious.__getitem__)
-    chosen = dict.fromkeys([*order[: args.pairs], *order[::-1][: args.pairs]])
+def costs(runs: list[Run]) -> list[html.Safe]:
+    """What tools/analyze_model.py printed, where it was kept as cost.md in the run's folder."""
     parts = []
-    for index in chosen:
-        inputs = last.mapper(records[index])
+    for each in runs:
+        if not (each.folder / "cost.md").is_file():
+            continue
+        lines = (each.folder / "cost.md").read_text().splitlines()
+        rows = [[c.strip() for c in line[1:-1].split("|")] for line in lines if line[:1] == "|"]
+        others = [html.element("p", line) for line in lines if line and line[0] != "|"]
+        parts += [html.element("h3", each.name), html.table(rows[0], rows[2:]), *others]
+    return [html.element("h2", "Cost"), *parts] if parts else []
+
+
+def open_model(run: Run, dataset: str) -> Predictor:
+    """The model that was evaluated, or what the run ended with."""
+    stated = Path(run.evaluations[dataset]["protocol"].get("checkpoint", ""))
+    return Predictor.from_checkpoint(
+        stated if stated.is_file() else run.folder / "model_final.pth",
+        config_file=run.folder / "config.yaml",
+        overrides=["DATASETS.TEST", (dataset,)],
+    )
+
+
+def extremes(runs: list[Run], dataset: str, *, num_pairs: int) -> list[html.Safe]:
+    """The worst and best pairs by the last run's IoU, with the prediction of every run."""
+    ious = runs[-1].evaluations[dataset]["pairs"]
+    order = sorted(ious, key=ious.__getitem__)
+    predictors = {run.name: open_model(run, dataset) for run in runs}
+    last = predictors[runs[-1].name]
+    records = {str(record["image_id"]): record for record in DatasetCatalog.get(dataset)}
+    parts = []
+    for name in dict.fromkeys([*order[:num_pairs], *order[::-1][:num_pairs]]):
+        inputs = last.mapper(records[name])
         maps = {name: p.predict([inputs])[0].labels for name, p in predictors.items()}
-        maps["truth"] = read_label(records[index]["sem_seg_file_name"], **last.mapper.labels)
-        caption = f"{records[index]['image_id']}: mIoU {ious[index]:.1f} ({runs[-1].name})"
+        maps["truth"] = read_label(records[name]["sem_seg_file_name"], **last.mapper.labels)
+        caption = f"{name}: mIoU {ious[name]:.1f} ({runs[-1].name})"
         parts.append(html.picture(last.draw(inputs, maps=maps), caption))
     return parts
 
@@ -153,11 +180,12 @@ def main() -> None:
     sections = []
     for dataset in datasets:
         sections += [html.element("h2", f"Results on {dataset}"), *summary(runs, dataset)]
+        sections += robustness(runs, dataset)
         if args.pairs:
             ensure_registered([dataset])
             sections.append(html.element("h3", "Worst and best pairs"))
-            sections += extremes(runs, dataset, args=args)
-    sections += [html.element("h2", "Training"), *charts(runs)]
+            sections += extremes(runs, dataset, num_pairs=args.pairs)
+    sections += [html.element("h2", "Training"), *charts(runs), *costs(runs)]
     output = args.output or args.folders[0] / "report.html"
     title = " and ".join(run.name for run in runs)
     output.write_text(html.page(f"Report on {title}", *sections), encoding="utf-8")

@@ -27,7 +27,8 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .4rem 0; }
   padding-left: .8rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } td { font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child, td.text { text-align: left; }
+td { font-variant-numeric: tabular-nums; }
 .bars { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem;
   align-items: center; } .bars > span { white-space: nowrap; }
 .bar { display: flex; align-items: center; gap: .4rem; font-size: .78rem; line-height: 1.1; }
@@ -84,7 +85,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[float | str | None]]) 
         for column, value in enumerate(row):
             text = f"{value:.2f}" if isinstance(value, float) else str(value or "-")
             is_best = isinstance(value, float) and value == best[column]
-            cells.append(element("td", element("b", text) if is_best else text))
+            is_text = isinstance(value, str) and not value[:1].isdigit()
+            kind = {"class_": "text"} if is_text else {}
+            cells.append(element("td", element("b", text) if is_best else text, **kind))
         lines.append(element("tr", *cells))
     return element("div", element("table", *lines), class_="scroll")
 
@@ -133,10 +136,22 @@ def matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Safe:
     return element("div", element("table", *lines, class_="matrix"), class_="scroll")
 
 
-def curves(title: str, runs: Sequence[Sequence[tuple[float, float]]]) -> Safe:
-    """Values over iterations, one line a run; a run without any has none."""
+def curves(
+    title: str,
+    runs: Sequence[Sequence[tuple[float, float]]],
+    *,
+    span: tuple[float, float] | None = None,
+) -> Safe:
+    """Values over iterations, one line a run; a run without any has none.
+
+    Args:
+        title: above the chart.
+        runs: (iteration, value) of each.
+        span: of the values; by default from the least to the largest.
+    """
     points = [point for run in runs for point in run]
-    (left, right), (low, high) = (_range([p[axis] for p in points]) for axis in (0, 1))
+    left, right = _range([point[0] for point in points])
+    low, high = span or _range([point[1] for point in points])
     width, height, pad = 360, 190, 52
 
     def place(point: tuple[float, float]) -> str:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from smmcl.evaluation.report import Report
+from smmcl.evaluation.robustness import Robustness, all_conditions
 
 DATASET = "synthetic_night_val@64x96"
 CLASSES = [f"class {index}" for index in range(9)]
@@ -18,14 +19,15 @@ CLASSES = [f"class {index}" for index in range(9)]
 def evaluated(run_folder, tmp_path):
     """A function that makes the folder of a run with results, and returns it."""
 
-    def make(name: str, *, hits: int = 3, pairs: str = "sem_seg 100") -> pathlib.Path:
+    def make(name: str, *, hits: int = 3, pairs: str = "sem_seg 2") -> pathlib.Path:
         folder = tmp_path / name
         folder.mkdir()
         for file in ("config.yaml", "model_final.pth"):
             (folder / file).symlink_to(run_folder / file)
         counts = torch.eye(9, dtype=torch.int64) * hits + 1
-        protocol = {"dataset": DATASET, "pairs": pairs, "engine": "builtin"}
-        report = Report(protocol, CLASSES, {"sem_seg": counts}, "present", [])
+        protocol = {"dataset": DATASET, "pairs": pairs, "checkpoint": f"{name}.pth"}
+        ious = {"00000": 30.0, "00001": 70.0, "00002": 50.0}
+        report = Report(protocol, CLASSES, {"sem_seg": counts}, "present", [], ious)
         report.save(folder / "inference" / DATASET)
         lines = [{"iteration": i, "total_loss": 2.0 - i / 40, "loss_x": 1.0} for i in (19, 39)]
         lines[1]["sem_seg/mIoU"] = float("nan")
@@ -37,7 +39,7 @@ def evaluated(run_folder, tmp_path):
 
 def test_two_runs_side_by_side(call_tool, evaluated, capsys) -> None:
     first, second = evaluated("baseline"), evaluated("smmcl", hits=30)
-    call_tool("make_report", first, second, "--pairs", 1, "--limit", 2)
+    call_tool("make_report", first, second, "--pairs", 1)
     assert str(first / "report.html") in capsys.readouterr().out
     text = (first / "report.html").read_text()
     # IoU of a class: (hits + 1) / (2 * (hits + 9) - (hits + 1)): 4 / 20 and 31 / 47.
@@ -45,11 +47,32 @@ def test_two_runs_side_by_side(call_tool, evaluated, capsys) -> None:
     assert "<b>65.96</b>" in text
     assert text.count("<polyline") == 4  # two curves of two runs
     assert text.count("data:image/webp") == 2  # the worst and the best pair
-    assert "not evaluated alike" not in text
+    assert text.index("00000: mIoU 30.0 (smmcl)") < text.index("00001: mIoU 70.0 (smmcl)")
+    assert "not evaluated alike" not in text  # of other checkpoints, but by one protocol
+    assert '<td class="text">smmcl.pth</td>' in text
+    assert "Robustness" not in text
+    assert "Cost" not in text
+
+
+def test_robustness_and_cost_where_they_were_measured(call_tool, evaluated) -> None:
+    folders = evaluated("baseline"), evaluated("smmcl")
+    for folder, score in zip(folders, (40.0, 20.0), strict=True):
+        spoilt = {one: {"sem_seg": score} for one in all_conditions([1, 5])}
+        found = Robustness({"dataset": DATASET}, {"sem_seg": 80.0}, spoilt)
+        found.save(folder / "inference" / DATASET)
+    (folders[1] / "cost.md").write_text("what\n\n| part | ms |\n|---|---|\n| head | 7.5 |\n")
+    call_tool("make_report", *folders, "--pairs", 0)
+    text = (folders[0] / "report.html").read_text()
+    # Severities 0, 1 and 5 on a scale from 0 to 80: heights of 80, 40 and 40 of 80.
+    assert text.count('points="52.0,14.0 112.4,92.0 354.0,92.0"') == 12
+    assert text.count('points="52.0,14.0 112.4,131.0 354.0,131.0"') == 12
+    assert "auxiliary: over exposure" in text
+    assert '<td class="text">head</td><td>7.5</td>' in text
+    assert "<p>what</p>" in text
 
 
 def test_different_protocols_are_said(call_tool, evaluated, tmp_path) -> None:
-    folders = evaluated("all"), evaluated("half", pairs="sem_seg 50")
+    folders = evaluated("all"), evaluated("half", pairs="sem_seg 1")
     output = tmp_path / "r.html"
     call_tool("make_report", *folders, "--pairs", 0, "--output", output)
     assert "they differ in pairs" in output.read_text()
