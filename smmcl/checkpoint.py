@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch import nn
 
 import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, DetectionCheckpointer
+from smmcl.modeling.weight_files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ class RunCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         unfilled: list[str] | tuple[str, ...] = (),
+        num_kept: int = 0,
+        config: str = "",
         **checkpointables: Any,
     ) -> None:
         """
@@ -39,19 +43,24 @@ class RunCheckpointer(DetectionCheckpointer):
             model: bare or wrapped for several processes.
             save_dir: folder to write to and to resume from.
             unfilled: prefixes of parameters that a loaded file need not have.
+            num_kept: checkpoints `model_<number>.pth` that stay in the folder; 0 for all.
+            config: of the run, in YAML, which a checkpoint carries along.
             checkpointables: further objects with `state_dict` and `load_state_dict`.
         """
         super().__init__(model, save_dir, **checkpointables)
         self.unfilled = tuple(unfilled)
+        self.num_kept = num_kept
+        self.config = config
 
     def save(self, name: str, **extra: Any) -> None:
-        """Writes `<name>.pth` and makes it the last checkpoint; on the main process only."""
+        """Writes `<name>.pth` on the main process; a number or "final" makes it the last one."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {
             "model": self.model.state_dict(),
             **{key: value.state_dict() for key, value in self.checkpointables.items()},
             **extra,
+            "config": self.config,
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             "smmcl_version": smmcl.__version__,
         }
@@ -59,7 +68,23 @@ class RunCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", path)
         with _atomic(path) as file:
             torch.save(data, file)
-        self.tag_last_checkpoint(path.name)
+        if path in self._written():
+            self.tag_last_checkpoint(path.name)
+            self._remove_old()
+
+    def _written(self) -> list[pathlib.Path]:
+        """What a run can go on from, in the order of writing; so not the best checkpoint."""
+        paths = pathlib.Path(self.save_dir).glob("model_*.pth")
+        found = [path for path in paths if re.fullmatch(r"model_(\d+|final)", path.stem)]
+        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+    def _remove_old(self) -> None:
+        """Removes what is no longer wanted, now that a newer checkpoint is on the disk."""
+        numbered = [path for path in self._written() if path.stem != "model_final"]
+        old = numbered[: -self.num_kept] if self.num_kept else []
+        # Left behind by a process that was killed while it wrote.
+        for path in [*old, *pathlib.Path(self.save_dir).glob(".model_*.tmp")]:
+            path.unlink()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         with _atomic(pathlib.Path(self.save_dir) / "last_checkpoint") as file:
@@ -73,12 +98,7 @@ class RunCheckpointer(DetectionCheckpointer):
         tagged = super().get_checkpoint_file()
         if not tagged:
             return ""
-        candidates = sorted(
-            pathlib.Path(self.save_dir).glob("model_*.pth"),
-            key=lambda path: path.stat().st_mtime_ns,
-            reverse=True,
-        )
-        for path in dict.fromkeys([pathlib.Path(tagged), *candidates]):
+        for path in dict.fromkeys([pathlib.Path(tagged), *reversed(self._written())]):
             if is_sound(path):
                 return str(path)
             logger.warning("Checkpoint %s is missing or damaged; trying the one before it", path)
@@ -95,6 +115,10 @@ class RunCheckpointer(DetectionCheckpointer):
                 "or train first."
             )
         return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        data = read_file(filename)  # the engines' own reading lets some files run code
+        return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)

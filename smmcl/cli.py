@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable
 
 import yaml
-from torch.multiprocessing.spawn import ProcessExitedException
 
 USER_ERRORS = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError)
 ASSERTING_FILES = ("config.py", "catalog.py")  # these report the user's mistakes by assertion
@@ -27,8 +26,6 @@ def run(main: Callable[[], object]) -> None:
     """
     try:
         main()
-    except ProcessExitedException as error:
-        raise SystemExit(error.exit_code) from None
     except Exception as error:
         message = user_message(error)
         if message is None or os.environ.get("SMMCL_DEBUG") == "1":

@@ -123,6 +123,8 @@ def _add_model(cfg: CfgNode) -> None:
     # Prefixes of parameters that MODEL.WEIGHTS may leave unfilled, for instance the classifier
     # when the classes change; any other unfilled parameter is an error.
     _C.MODEL.UNFILLED_WEIGHTS = []
+    # With several GPUs, batch norm over the images of all of them, or of each by itself.
+    _C.MODEL.SYNC_BATCH_NORM = True
     # Mean and standard deviation of the visible image on the scale 0..255 (ImageNet, RGB order).
     _C.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
@@ -232,6 +234,9 @@ def _add_solver(cfg: CfgNode) -> None:
     _C.SOLVER.WARMUP_ITERS = 0
     _C.SOLVER.EPOCHS = 0
     _C.SOLVER.WARMUP_EPOCHS = 0
+    # Numbered checkpoints that are kept, the newest ones; 0 keeps all. One comes every
+    # CHECKPOINT_PERIOD iterations.
+    _C.SOLVER.CHECKPOINTS_KEPT = 3
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
     _C.SOLVER.WARMUP_FACTOR = 0.0
     _C.SOLVER.POLY_POWER = 0.9

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import pathlib
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -24,7 +25,6 @@ from smmcl.d2 import (
     MetadataCatalog,
     build_model,
     comm,
-    create_ddp_model,
     default_setup,
     setup_logger,
 )
@@ -32,13 +32,13 @@ from smmcl.data.datasets.build import build_model_inputs, ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
-from smmcl.hooks import ReseedEveryStep, StopOnSignal
+from smmcl.hooks import AverageRunningStatistics, ReseedEveryStep, StopOnSignal
 from smmcl.modeling import meta_arch
 from smmcl.modeling.backbone import pair
 from smmcl.modeling.head import fpn_head, ham_head, mlp_head
 from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.modeling.weights import load_stream
-from smmcl.processes import log_processes
+from smmcl.processes import log_processes, parallelise
 from smmcl.solver import build_lr_scheduler, build_optimizer
 from smmcl.step import amp_dtype, build_step_trainer
 
@@ -121,16 +121,23 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         super(DefaultTrainer, self).__init__()
+        self.randomness = ReseedEveryStep(cfg.SEED)
+        if cfg.SEED < 0:
+            self.randomness = ReseedEveryStep(comm.shared_random_seed(), is_drawn=True)
+            cfg = changed(cfg, "SEED", self.randomness.seed)
+            logger.info("SEED is below 0: drew %d", cfg.SEED)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        model = parallelise(model)
+        model = parallelise(model, has_sync_norm=cfg.MODEL.SYNC_BATCH_NORM)
         self._trainer = build_step_trainer(cfg, model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = RunCheckpointer(
             model,
             cfg.OUTPUT_DIR,
             unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
+            num_kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+            config=cfg.dump(),
             trainer=weakref.proxy(self),
             inputs=build_model_inputs(cfg),
         )
@@ -142,18 +149,26 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         timer, scheduler, *others = super().build_hooks()
         # What a stop saves includes the schedule's step; a long evaluation need not come first.
-        return [ReseedEveryStep(self.cfg.SEED), timer, scheduler, StopOnSignal(), *others]
+        first = [self.randomness, timer, scheduler, AverageRunningStatistics()]
+        return [*first, StopOnSignal(), *others]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts.
 
         A start is from MODEL.WEIGHTS, or without it from the streams' ImageNet weights.
         """
-        is_resumed = resume and self.checkpointer.has_checkpoint()
-        if not is_resumed and not self.cfg.MODEL.WEIGHTS:
+        last = pathlib.Path(self.checkpointer.get_checkpoint_file()).name if resume else ""
+        if len(found := set(comm.all_gather(last))) > 1:
+            raise ValueError(
+                f"The processes find different last checkpoints in {self.cfg.OUTPUT_DIR}: "
+                f"{', '.join(name or 'none' for name in sorted(found))}. Set OUTPUT_DIR to a "
+                "folder that all machines share."
+            )
+        if not last and not self.cfg.MODEL.WEIGHTS:
             load_streams(self.cfg, self.checkpointer.model)
         super().resume_or_load(resume)
         if self.start_iter:
+            self.cfg = changed(self.cfg, "SEED", self.randomness.seed)
             position = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_position=position)
@@ -208,13 +223,6 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return PairSemSegEvaluator(cfg, dataset_name)
-
-
-def parallelise(model: nn.Module) -> nn.Module:
-    """Wraps the model for several processes, on the CPU as well as on GPUs."""
-    if next(model.parameters()).is_cuda:
-        return create_ddp_model(model, broadcast_buffers=False)
-    return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
 
 
 def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:

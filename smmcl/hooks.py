@@ -1,4 +1,4 @@
-"""What is done around the steps of a training: randomness by place, leaving on a signal."""
+"""What is done around the steps: randomness by place, equal statistics, leaving on a signal."""
 
 import logging
 import signal
@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from smmcl.d2 import HookBase, comm
 
@@ -18,13 +19,51 @@ class ReseedEveryStep(HookBase):
     So a run that was stopped goes on as if it had not been, without any stored random state.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, is_drawn: bool = False) -> None:
+        """
+        Args:
+            seed: of the run.
+            is_drawn: the config left it open; a run that is resumed keeps the one it began with.
+        """
         self.seed = seed
+        self.is_drawn = is_drawn
 
     def before_step(self) -> None:
-        if self.seed >= 0:
-            place = (self.trainer.iter * comm.get_world_size() + comm.get_rank()) * 1_000_003
-            torch.manual_seed(self.seed + place)
+        place = (self.trainer.iter * comm.get_world_size() + comm.get_rank()) * 1_000_003
+        torch.manual_seed(self.seed + place)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        if self.is_drawn:
+            self.seed = state_dict["seed"]
+            logger.info("Going on with the seed that the run has drawn, %d", self.seed)
+
+
+class AverageRunningStatistics(HookBase):
+    """Keeps batch norm's running statistics equal on all processes, which DDP does not.
+
+    Evaluation and checkpoints are then of all processes' images. At every step, since a run that
+    was stopped in between must go on to the same numbers as one that was not.
+    """
+
+    def before_train(self) -> None:
+        self.buffers = [
+            buffer
+            for module in self.trainer.model.modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+            for buffer in (module.running_mean, module.running_var)
+        ]
+
+    def after_step(self) -> None:
+        if comm.get_world_size() == 1 or not self.buffers:
+            return
+        flat = torch.cat(self.buffers)
+        torch.distributed.all_reduce(flat)
+        parts = (flat / comm.get_world_size()).split([len(buffer) for buffer in self.buffers])
+        for buffer, mean in zip(self.buffers, parts, strict=True):
+            buffer.copy_(mean)
 
 
 class StopOnSignal(HookBase):

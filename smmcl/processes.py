@@ -1,14 +1,26 @@
-"""Starts a run in one process or several, by the engine's launcher or under torchrun."""
+"""Several processes: starting them, wrapping the model for them, ending all when one dies."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from smmcl.d2 import comm, launch
+from smmcl.d2 import comm, create_ddp_model, launch
+
+# Seconds between two signs of life; how many may be missed before a process counts as dead, and
+# how many when an error of this process may come from another one's death.
+BEAT = 1.0
+PATIENCE, SHORT_PATIENCE = 20, 5
+# Seconds left to whoever started this process to end it in better order.
+GRACE = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +36,63 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
         _join_torchrun()
         _run(main, args)
         return
+    _check_gpus(args.num_gpus)
+    try:
+        launch(
+            _run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
+    except ProcessExitedException as error:
+        if error.exit_code >= 0:
+            raise SystemExit(error.exit_code) from None  # it has said why
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        sys.stderr.write(
+            f"error: process {rank} was ended by {error.signal_name}, and the others with it. "
+            "SIGKILL mostly means that memory ran out. --resume goes on from the last checkpoint.\n"
+        )
+        raise SystemExit(128 - error.exit_code) from None
+    except ProcessRaisedException as error:
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        sys.stderr.write(f"process {rank} failed, and the others were ended\n")
+        raise
+
+
+def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
+    """Wraps a model for several processes, on the CPU as well as on GPUs.
+
+    Args:
+        has_sync_norm: batch norm takes its statistics over the images of all processes, where
+            there are GPUs; torch has no such norm on CPUs.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    if not next(model.parameters()).is_cuda:
+        if dist.get_backend() == "nccl":
+            raise ValueError(
+                "MODEL.DEVICE is 'cpu', but where there are GPUs several processes take those. "
+                "Set CUDA_VISIBLE_DEVICES= to hide them, or MODEL.DEVICE to cuda."
+            )
+        if has_sync_norm:
+            logger.info("Batch norm over each process's own images: SyncBN needs GPUs")
+        # Detectron2 gives DDP a GPU unless it is told that there is none.
+        return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+    if has_sync_norm:
+        logger.info("Batch norm over the images of all processes (SyncBN)")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return create_ddp_model(model, broadcast_buffers=False)
+
+
+def _check_gpus(num_processes: int) -> None:
     count = torch.cuda.device_count()
-    if count and args.num_gpus > count:
+    if count and num_processes > count:
         raise ValueError(
-            f"--num-gpus is {args.num_gpus} but this machine has {count}. Ask for at most {count}, "
+            f"--num-gpus is {num_processes} but this machine has {count}. Ask for at most {count}, "
             "or hide them by CUDA_VISIBLE_DEVICES= to run that many processes on the CPU."
         )
-    launch(
-        _run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args),
-    )
 
 
 def log_processes() -> None:
@@ -52,17 +107,100 @@ def log_processes() -> None:
 
 
 def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
-    main(args)
-    if comm.get_world_size() > 1:
-        # A process that ends while another still talks to it takes that one down.
-        comm.synchronize()
-        torch.distributed.destroy_process_group()
-        # The work is done and written. Now and then gloo's threads abort an interpreter that
-        # takes itself apart, which would turn a good run into a failed one.
-        logging.shutdown()
-        sys.stdout.flush()
+    if comm.get_world_size() == 1:
+        main(args)
+        return
+    watch = _Watch()
+    watch.start()
+    try:
+        main(args)
+    except Exception as error:
+        watch.report(error)
+        raise
+    finally:
+        watch.leave()
+    # A process that ends while another still talks to it takes that one down.
+    comm.synchronize()
+    dist.destroy_process_group()
+    # The work is done and written. Now and then gloo's threads abort an interpreter that takes
+    # itself apart, which would turn a good run into a failed one.
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class _Watch(threading.Thread):
+    """Ends this process soon after another has died, and says which; NCCL alone would hang.
+
+    Every process counts its signs of life in the store through which all of them have met. Missing
+    ones are counted as well, not timed, so that a run that was suspended wakes up whole.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="watch", daemon=True)
+        store = dist.distributed_c10d._get_default_store()
+        # A clone (torch 2.8) does not wait where the main thread waits for a slow process.
+        self.store = dist.PrefixStore("watch", store.clone() if hasattr(store, "clone") else store)
+        self.rank = str(comm.get_rank())
+        self.seen = {str(rank): b"" for rank in range(comm.get_world_size())}
+        del self.seen[self.rank]
+        self.missed = dict.fromkeys(self.seen, 0)
+        self.left = threading.Event()
+        self.store.set(self.rank, "0")
+        comm.synchronize()  # from here on every process has its sign
+
+    def run(self) -> None:
+        beat = 0
+        while not self.left.wait(BEAT):
+            beat += 1
+            try:
+                reason = self._look(beat)
+            except RuntimeError:
+                reason = "the run's store is gone, and with it process 0 or torchrun"
+            if reason:
+                self._end(reason)
+
+    def report(self, error: Exception) -> None:
+        """Tells the others that this process fails; returns unless another had failed before."""
+        if isinstance(error, RuntimeError):  # perhaps only of the connection to a dead process
+            self.left.wait((SHORT_PATIENCE + 2) * BEAT)
+        what = str(error).strip().partition("\n")[0]
+        own = f"process {self.rank} failed: {type(error).__name__}: {what}"
+        first = self.store.compare_set("failed", "", self._silent(SHORT_PATIENCE) or own).decode()
+        if first != own:
+            self._end(first)
+        self.left.wait(2 * BEAT)  # process 0 takes the store with it, so let the others read
+
+    def leave(self) -> None:
+        """Ends the watch without alarming the others."""
+        self.left.set()
+        with contextlib.suppress(RuntimeError):  # process 0 may have left with the store
+            self.store.set(self.rank, "left")
+
+    def _look(self, beat: int) -> str:
+        """Gives a sign of life and looks for those of the others; returns what is wrong."""
+        self.store.set(self.rank, str(beat))
+        for rank, sign in zip(self.seen, self.store.multi_get([*self.seen]), strict=True):
+            is_alive = sign == b"left" or sign != self.seen[rank]
+            self.missed[rank] = 0 if is_alive else self.missed[rank] + 1
+            self.seen[rank] = sign
+        if self.store.check(["failed"]):
+            return self.store.get("failed").decode()
+        return self._silent(PATIENCE)
+
+    def _silent(self, patience: int) -> str:
+        dead = [rank for rank, missed in self.missed.items() if missed >= patience]
+        return f"process {', '.join(dead)} died or lost its connection" if dead else ""
+
+    def _end(self, reason: str) -> None:
+        """Ends this process, unless it leaves by itself or is ended by whoever started it."""
+        if self.left.wait(GRACE):
+            return
+        logger.error("Leaving: %s", reason)
+        sys.stderr.write(f"error: process {self.rank} leaves: {reason}\n")
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(1)
 
 
 def _join_torchrun() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pickle
 
 import pytest
 import torch
@@ -77,6 +78,63 @@ def test_what_a_file_leaves_unfilled_is_an_error_unless_named(tmp_path: pathlib.
     with pytest.raises(ValueError, match=r"(?s)leaves 3 .*0\.weight is \(3, 2\) in the file but"):
         RunCheckpointer(model(4)).load(path)
     RunCheckpointer(model(4), unfilled=["0.", "1.weight"]).load(path)
+
+
+def test_the_newest_checkpoints_are_kept_and_no_remains_of_a_killed_write(tmp_path) -> None:
+    (tmp_path / ".model_0000004.pth.abc.tmp").write_bytes(b"half")
+    checkpointer = RunCheckpointer(model(), str(tmp_path), num_kept=2)
+    for name in ("model_0000009", "model_best", "model_0000019", "model_0000029", "model_final"):
+        checkpointer.save(name)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "last_checkpoint", "model_0000019.pth", "model_0000029.pth", "model_best.pth",
+        "model_final.pth",
+    }  # fmt: skip
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_no_checkpoint_goes_before_the_next_is_written(tmp_path, monkeypatch) -> None:
+    checkpointer = RunCheckpointer(model(), str(tmp_path), num_kept=1)
+    checkpointer.save("model_0000009")
+    monkeypatch.setattr(torch, "save", lambda data, file: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        checkpointer.save("model_0000019")
+    assert checkpointer.get_checkpoint_file().endswith("model_0000009.pth")
+
+
+def test_the_best_checkpoint_is_not_what_a_run_goes_on_from(tmp_path) -> None:
+    checkpointer = RunCheckpointer(model(), str(tmp_path))
+    checkpointer.save("model_0000009")
+    checkpointer.save("model_best")
+    assert checkpointer.get_checkpoint_file().endswith("model_0000009.pth")
+    (tmp_path / "model_0000009.pth").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="None of the checkpoints"):
+        checkpointer.get_checkpoint_file()
+
+
+def test_a_checkpoint_carries_the_config(tmp_path: pathlib.Path) -> None:
+    RunCheckpointer(model(), str(tmp_path), config="SEED: 3").save("model_final")
+    assert torch.load(tmp_path / "model_final.pth")["config"] == "SEED: 3"
+
+
+class Hostile:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.pyth"])
+def test_nothing_in_a_file_runs(tmp_path: pathlib.Path, name: str) -> None:
+    hostile = Hostile()
+    hostile.folder = str(tmp_path / "run")
+    data = {"model": {}, "__author__": hostile, "model_state": {}}
+    if name.endswith(".pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(data))
+    else:
+        torch.save(data, tmp_path / name)
+    with pytest.raises(ValueError, match="could run code"):
+        RunCheckpointer(model()).load(str(tmp_path / name))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_missing_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
