@@ -16,13 +16,11 @@ from tqdm import tqdm
 
 from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
-from smmcl.data.check import SplitReport, check_between, check_split, unlisted_files
+from smmcl.data.check import SplitReport, check_between, check_split
 from smmcl.data.datasets.build import builtin_splits, ensure_registered, register_split
 from smmcl.data.datasets.description import Description, read_description
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.visualizer import brighten, colour_auxiliary, overlay, panel
-
-NUM_PROBLEMS = 20  # printed of each split; the rest is counted
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,7 +29,6 @@ def parse_arguments() -> argparse.Namespace:
                         "(mfnet_train), a registered dataset, or a dataset file")  # fmt: skip
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="contact sheet to write")
     parser.add_argument("--sheet-pairs", type=int, default=6, help="pairs of each split on it")
-    parser.add_argument("--all-problems", action="store_true", help="prints every one")
     return parser.parse_args()
 
 
@@ -68,7 +65,7 @@ def register_splits(prefix: str, description: Description, *, base: str | Path) 
     return names
 
 
-def describe(report: SplitReport, *, limit: int | None) -> str:
+def describe(report: SplitReport) -> str:
     """What a person wants to know of a split: counts, sizes, statistics, classes, problems."""
     mean, std = report.visible.mean_and_std()
     auxiliary_mean, auxiliary_std = report.auxiliary.mean_and_std()
@@ -90,9 +87,7 @@ def describe(report: SplitReport, *, limit: int | None) -> str:
     lines = [f"\n{report.name}", *(f"  {name}: {value}" for name, value in facts.items())]
     lines.append(tabulate(rows, ["class", "pixels", "%", "images"], floatfmt=".3f"))
     lines += [f"  note: {note}" for note in report.notes]
-    lines += [f"  PROBLEM: {problem}" for problem in report.problems[:limit]]
-    if limit is not None and len(report.problems) > limit:
-        lines.append(f"  ... and {len(report.problems) - limit} more (--all-problems shows them)")
+    lines += [f"  PROBLEM: {problem}" for problem in report.problems]
     return "\n".join(lines)
 
 
@@ -129,20 +124,17 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     names = register(args.name)
-    limit = None if args.all_problems else NUM_PROBLEMS
     progress = functools.partial(tqdm, unit="pair", disable=None)
     reports = [check_split(name, progress=progress) for name in names]
     for report in reports:
-        print(describe(report, limit=limit))
+        print(describe(report))
     shared = [
         problem
         for first, second in itertools.combinations(reports, 2)
         for problem in check_between(first, second)
     ]
-    for problem in shared[:limit]:
+    for problem in shared:
         print(f"PROBLEM: {problem}")
-    if unlisted := unlisted_files(reports):
-        print(f"note: {len(unlisted)} label files belong to no split here, such as {unlisted[0]}")
     if args.sheet:
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         draw_sheet(names, num_pairs=args.sheet_pairs).save(args.sheet)

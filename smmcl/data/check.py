@@ -32,29 +32,24 @@ FILE_KEYS = {
 }
 
 
-@dataclass
 class Moments:
-    """Mean and standard deviation of each channel over all images added."""
+    """Mean and standard deviation of each channel over the images added, (H, W, C) each."""
 
-    count: int = 0
-    total: Array | float = 0.0  # (C,)
-    squares: Array | float = 0.0  # (C,)
+    def __init__(self) -> None:
+        self.sums: Array = np.zeros(3)  # pixels, then values (C,) and their squares (C,)
 
     def add(self, image: Array) -> None:
-        """Adds an image (H, W, C) on the scale 0..255."""
+        """Adds an image on the scale 0..255."""
         mean, std = (values[:, 0] for values in cv2.meanStdDev(image))  # (C,) each
-        count = image.shape[0] * image.shape[1]
-        self.count += count
-        self.total = self.total + count * mean
-        self.squares = self.squares + count * (std**2 + mean**2)
+        moments = np.stack([np.ones_like(mean), mean, std**2 + mean**2])  # (3, C)
+        self.sums = self.sums.reshape(3, -1) + image.shape[0] * image.shape[1] * moments
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Returns one value a channel each; nothing when no image was added."""
-        if not self.count:
-            return [], []
-        mean = self.total / self.count
-        std = np.sqrt(np.maximum(self.squares / self.count - mean**2, 0))
-        return np.round(mean, 3).tolist(), np.round(std, 3).tolist()
+        """Returns one value a channel each; zeros when no image was added."""
+        count, total, squares = self.sums.reshape(3, -1)
+        mean = total / np.maximum(count, 1)
+        variance = squares / np.maximum(count, 1) - mean**2
+        return mean.round(3).tolist(), np.sqrt(np.maximum(variance, 0)).round(3).tolist()
 
 
 @dataclass
@@ -110,12 +105,9 @@ def check_split(
     for record in progress(records):
         report.tags.update(record.get("tags", ()))
         _check_pair(report, record, metadata)
-    if report.num_sound:
-        absent = [n for n, c in zip(report.classes, report.class_images, strict=True) if not c]
-        if absent:
-            report.notes.append(f"classes that never occur: {', '.join(absent)}")
-    if len(report.sizes) > 1:
-        report.notes.append(f"{len(report.sizes)} different sizes")
+    absent = [n for n, c in zip(report.classes, report.class_images, strict=True) if not c]
+    if absent:
+        report.notes.append(f"classes that never occur: {', '.join(absent)}")
     return report
 
 
@@ -132,17 +124,6 @@ def check_between(first: SplitReport, second: SplitReport) -> list[str]:
             if Path(files[digest]).stem not in shared
         ]
     return problems
-
-
-def unlisted_files(reports: Sequence[SplitReport]) -> list[str]:
-    """Returns the label files that lie beside those of the splits but belong to none of them."""
-    listed = {
-        Path(record["sem_seg_file_name"])
-        for report in reports
-        for record in DatasetCatalog.get(report.name)
-    }
-    present = {path for folder in {path.parent for path in listed} for path in folder.glob("*.*")}
-    return sorted(str(path) for path in present - listed)
 
 
 def _check_count(report: SplitReport, published: int | None) -> None:

@@ -82,12 +82,24 @@ class AuxiliaryContract:
         low, high = self.low * own / other, self.high * own / other
         return dataclasses.replace(self, unit=unit, low=low, high=high, invalid=invalid)
 
+    def check_alike(self, given: "AuxiliaryContract", *, source: str) -> None:
+        """Raises unless a measurement has one value by this contract and by that of `source`.
+
+        What marks a missing measurement may differ, and HHA is HHA, whoever made it.
+        """
+        here = self.in_unit(given.unit) if self.kind != "hha" else given
+        is_alike = math.isclose(here.low, given.low) and math.isclose(here.high, given.high)
+        if not is_alike or self.kind != given.kind or here.scaled_channels != given.scaled_channels:
+            raise ValueError(
+                f"the model was trained on {self.kind}, {here.low:g}..{here.high:g} in the unit "
+                f"{here.unit!r}, but {source} has {given.kind}, {given.low:g}..{given.high:g}. "
+                "Name a dataset file with the model's auxiliary.kind, low and high."
+            )
+
     def of_files(self, unit: str | None) -> "AuxiliaryContract":
         """The contract by which files that belong to no dataset are read.
 
-        Args:
-            unit: of their values. None is only enough for 8-bit steps, which no other file passes
-                for: of a length it would be a guess.
+        None as their unit is enough for 8-bit steps alone, which no other file passes for.
         """
         if unit is None and self.unit != "8-bit":
             raise ValueError(
@@ -146,7 +158,7 @@ class ModelInputs:
     results. It has the two methods of a checkpointable object.
 
     Args:
-        facts: of each dataset, as `describe_inputs` makes them; all must agree.
+        facts: plain dicts, one a dataset, as `build.describe_inputs` makes them; all must agree.
     """
 
     def __init__(self, facts: Sequence[Mapping[str, Any]]) -> None:
@@ -159,79 +171,17 @@ class ModelInputs:
     def load_state_dict(self, stored: Mapping[str, Any]) -> None:
         """Compares; the facts stay those of this run."""
         for facts in self.facts if stored else ():
-            check_inputs(stored, facts)
-
-
-def check_inputs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises when images do not mean what those meant that a model was trained on.
-
-    Args:
-        trained, given: as `describe_inputs` makes them.
-    """
-    source = given["name"]
-    if trained["format"] != given["format"]:
-        raise ValueError(
-            f"the model was trained on {trained['format']} colours but INPUT.FORMAT is "
-            f"{given['format']!r}. Set it to {trained['format']!r}."
-        )
-    if trained["stuff_classes"] != given["stuff_classes"]:
-        raise ValueError(
-            f"the model was trained on other classes than those of {source}: "
-            f"{_begin(trained['stuff_classes'])} against {_begin(given['stuff_classes'])}. Name a "
-            "dataset with the model's classes in their order."
-        )
-    ours, theirs = (AuxiliaryContract(**facts["auxiliary"]) for facts in (trained, given))
-    is_used = trained["uses_auxiliary"] and given["uses_auxiliary"]
-    if is_used and not _is_read_alike(ours, theirs):
-        raise ValueError(
-            f"the model was trained on {_words(ours)}, but the auxiliary images of {source} are "
-            f"{_words(theirs)}. Give images in the model's unit, or a dataset file whose "
-            "auxiliary.unit, low and high bring them to the same scale."
-        )
-
-
-def describe_inputs(
-    metadata: Any, *, image_format: str, uses_auxiliary: bool = True
-) -> dict[str, Any]:
-    """The facts of a dataset that predicting from other files needs, as a plain dict.
-
-    `AuxiliaryContract(**facts["auxiliary"])` is the way back.
-
-    Args:
-        metadata: of a dataset of pairs; its facts keep their names.
-        image_format: order of the visible image's channels (INPUT.FORMAT).
-        uses_auxiliary: whether the model looks at the auxiliary image.
-    """
-    return {
-        "name": metadata.name,
-        "format": image_format,
-        "uses_auxiliary": uses_auxiliary,
-        "stuff_classes": list(metadata.stuff_classes),
-        "stuff_colors": [list(color) for color in metadata.get("stuff_colors", ())],
-        "label_offset": metadata.label_offset,
-        "stored_ignore": metadata.stored_ignore,
-        "ignore_label": metadata.ignore_label,
-        "auxiliary": dict(metadata.auxiliary),
-    }
-
-
-def _is_read_alike(trained: AuxiliaryContract, given: AuxiliaryContract) -> bool:
-    """Whether the two bring one measurement to one value. What marks a missing one may differ."""
-    if trained.kind != given.kind or trained.scaled_channels != given.scaled_channels:
-        return False
-    if trained.scaled_channels == 3 and (trained.camera or given.camera):
-        return True  # HHA is HHA, whether prepared or made when it is read
-    try:
-        trained = trained.in_unit(given.unit)
-    except ValueError:
-        return False
-    return math.isclose(trained.low, given.low) and math.isclose(trained.high, given.high)
-
-
-def _words(contract: AuxiliaryContract) -> str:
-    scale = f"{contract.low:g}..{contract.high:g} in the unit {contract.unit!r}"
-    return f"{contract.kind} of {contract.scaled_channels} channel(s), {scale}"
-
-
-def _begin(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            if stored["format"] != facts["format"]:
+                raise ValueError(
+                    f"the model was trained on {stored['format']} colours but INPUT.FORMAT is "
+                    f"{facts['format']!r}. Set it to {stored['format']!r}."
+                )
+            if stored["stuff_classes"] != facts["stuff_classes"]:
+                raise ValueError(
+                    f"{facts['name']} has other classes, or another order of them, than "
+                    f"{stored['name']}, which the model was trained on. Name a dataset with "
+                    f"{', '.join(stored['stuff_classes'][:5])}, ..."
+                )
+            if stored["uses_auxiliary"] and facts["uses_auxiliary"]:
+                trained, given = (AuxiliaryContract(**f["auxiliary"]) for f in (stored, facts))
+                trained.check_alike(given, source=facts["name"])

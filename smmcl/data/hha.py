@@ -34,15 +34,6 @@ class Camera:
     cx: float
     cy: float
 
-    def scaled(self, factor: float) -> "Camera":
-        """Returns the camera of images that are resized by a factor."""
-        return Camera(
-            self.fx * factor,
-            self.fy * factor,
-            (self.cx - 0.5) * factor + 0.5,
-            (self.cy - 0.5) * factor + 0.5,
-        )
-
     def mirrored(self, width: int) -> "Camera":
         """Returns the camera of images of this width that are flipped left to right."""
         return Camera(self.fx, self.fy, width + 1 - self.cx, self.cy)

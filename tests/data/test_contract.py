@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from smmcl.config import build_config
 from smmcl.data.contract import (
     AuxiliaryContract,
     ModelInputs,
-    check_inputs,
-    describe_inputs,
     length_of_step,
 )
+from smmcl.data.datasets.build import build_model_inputs
 
 STEPS = AuxiliaryContract(kind="depth", invalid=0)
 MILLIMETRES = AuxiliaryContract(kind="depth", unit="mm", low=0, high=10000, invalid=0)
@@ -83,10 +83,9 @@ def test_camera_needs_depth_in_a_length(changes, words):
 
 
 def test_description_is_plain_and_comes_back(registered_pairs):
-    from smmcl.d2 import MetadataCatalog
-
     name = registered_pairs(auxiliary=dataclasses.asdict(MADE_HHA))
-    facts = describe_inputs(MetadataCatalog.get(name), image_format="BGR")
+    cfg = build_config(overrides=["DATASETS.TRAIN", (name,), "INPUT.FORMAT", "BGR"])
+    facts = build_model_inputs(cfg).state_dict()
     assert json.loads(json.dumps(facts)) == facts
     assert AuxiliaryContract(**facts["auxiliary"]) == MADE_HHA
     assert (facts["format"], facts["stuff_classes"]) == ("BGR", ["floor", "wall", "lamp"])
@@ -98,34 +97,40 @@ def test_description_is_plain_and_comes_back(registered_pairs):
     [(MILLIMETRES, METRES), (HHA, MADE_HHA), (MADE_HHA, HHA), (STEPS, STEPS)],
 )
 def test_inputs_that_mean_the_same(trained, given):
-    check_inputs(facts_of(trained), facts_of(given))
+    ModelInputs([facts_of(given)]).load_state_dict(facts_of(trained))
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (facts_of(STEPS), "depth of 1 .*0..10000 in the unit 'mm', but .* set are .*'8-bit'"),
-        (facts_of(dataclasses.replace(MILLIMETRES, high=8000)), "0..8000"),
-        (facts_of(dataclasses.replace(MILLIMETRES, kind="thermal")), "set are thermal"),
+        (facts_of(STEPS), "in the unit '8-bit', but the model was trained on 'mm'"),
+        (
+            facts_of(dataclasses.replace(MILLIMETRES, high=8000)),
+            "but set has depth, 0..8000",
+        ),
+        (facts_of(dataclasses.replace(MILLIMETRES, kind="thermal")), "but set has thermal"),
         (facts_of(MILLIMETRES, format="BGR"), "trained on RGB colours .*Set it to 'RGB'"),
-        (facts_of(MILLIMETRES, stuff_classes=["wall", "floor"]), "floor, wall against wall, floor"),
+        (
+            facts_of(MILLIMETRES, stuff_classes=["wall", "floor"]),
+            "set has other classes, .*floor, wall",
+        ),
     ],
 )
 def test_inputs_of_another_meaning(given, words):
     with pytest.raises(ValueError, match=words):
-        check_inputs(facts_of(MILLIMETRES), given)
+        ModelInputs([given]).load_state_dict(facts_of(MILLIMETRES))
 
 
 def test_a_model_without_auxiliary_stream_takes_any():
-    check_inputs(facts_of(STEPS, uses_auxiliary=False), facts_of(MILLIMETRES))
+    ModelInputs([facts_of(MILLIMETRES)]).load_state_dict(facts_of(STEPS, uses_auxiliary=False))
 
 
 def test_inputs_in_a_checkpoint():
     inputs = ModelInputs([facts_of(MILLIMETRES), facts_of(METRES, name="other")])
     assert inputs.state_dict() == facts_of(MILLIMETRES)
-    with pytest.raises(ValueError, match="auxiliary images of set are"):
+    with pytest.raises(ValueError, match="unit 'mm', but the model was trained on '8-bit'"):
         inputs.load_state_dict(facts_of(STEPS))
-    with pytest.raises(ValueError, match="auxiliary images of other are"):
+    with pytest.raises(ValueError, match="unit '8-bit', but the model was trained on 'mm'"):
         ModelInputs([facts_of(MILLIMETRES), facts_of(STEPS, name="other")])
     none = ModelInputs([])
     assert none.state_dict() == {}

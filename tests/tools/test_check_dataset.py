@@ -182,10 +182,3 @@ def test_label_without_any_class_is_a_note(root, check):
     status, output = check()
     assert status == 0
     assert "ids/00D.png holds no class" in output
-
-
-def test_files_of_no_split_are_a_note(root, check):
-    write(root / "ids/spare.png", np.ones(SIZE, np.uint8))
-    status, output = check()
-    assert status == 0
-    assert "1 label files belong to no split here" in output

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
-from smmcl.data.contract import ModelInputs, describe_inputs
+from smmcl.data.contract import ModelInputs
 from smmcl.data.datasets.description import Description, read_description
 from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.datasets.synthetic import register_synthetic
@@ -102,17 +102,19 @@ def build_model_inputs(cfg: CfgNode) -> ModelInputs:
     """What the images of DATASETS.TRAIN and .TEST hold, which must agree, for the checkpoints."""
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     ensure_registered(names)
-    uses_auxiliary = bool(cfg.MODEL.PAIR.AUXILIARY.NAME)
-    return ModelInputs(
-        [
-            describe_inputs(
-                _metadata_of_pairs(name),
-                image_format=cfg.INPUT.FORMAT,
-                uses_auxiliary=uses_auxiliary,
-            )
-            for name in names
-        ]
-    )
+    return ModelInputs([describe_inputs(cfg, name) for name in names])
+
+
+def describe_inputs(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """What a model must know of a dataset, as a plain dict that its metadata can be set from."""
+    metadata = _metadata_of_pairs(name)
+    return {
+        "name": name,
+        "format": cfg.INPUT.FORMAT,
+        "uses_auxiliary": bool(cfg.MODEL.PAIR.AUXILIARY.NAME),
+        "stuff_colors": metadata.get("stuff_colors", []),
+        **{fact: getattr(metadata, fact) for fact in SHARED_FACTS},
+    }
 
 
 def _metadata_of_pairs(name: str) -> Any:

@@ -23,14 +23,12 @@ class FoundSplit:
     """A split on disk.
 
     Args:
-        root: its folder.
         layout: the pattern of each part that its files follow.
         contract: what its auxiliary images store.
         records: for the catalog.
         num_skipped: listed entries left out by `Description.skip`.
     """
 
-    root: Path
     layout: Mapping[str, str]
     contract: AuxiliaryContract
     records: list[dict[str, Any]]
@@ -56,7 +54,7 @@ def find_split(description: Description, split: str, *, base: str | Path) -> Fou
         f"{contract.channels} channel(s), unit {contract.unit}"
         f"{', HHA made of it when read' if contract.camera else ''}"
     )
-    return FoundSplit(root, layout, contract, records, num_skipped)
+    return FoundSplit(layout, contract, records, num_skipped)
 
 
 def _find_root(description: Description, base: str | Path) -> Path:
