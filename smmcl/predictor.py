@@ -24,6 +24,7 @@ from smmcl.data.image_pair import (
 )
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine import check_datasets, load_weights, with_device
+from smmcl.modeling.fold import fold
 from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.visualizer import draw_pair, pictures
 
@@ -75,8 +76,9 @@ class Predictor:
         self.cfg = with_device(cfg)
         self.mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=names[0])
         self.metadata = agreed_metadata(names)
-        self.model = build_model(self.cfg).eval()
-        load_weights(self.cfg, self.model)
+        model = build_model(self.cfg)
+        load_weights(self.cfg, model)
+        self.model = fold(model)
 
     @classmethod
     def from_checkpoint(

@@ -5,7 +5,7 @@ Shape shorthand in this module:
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -97,6 +97,26 @@ class ChannelNorm(nn.LayerNorm):
         feature = feature.permute(0, 2, 3, 1)  # (N, H, W, C)
         feature = F.layer_norm(feature, self.normalized_shape, self.weight, self.bias, self.eps)
         return feature.permute(0, 3, 1, 2)  # (N, C, H, W)
+
+
+class GELU(nn.Module):
+    """The exact GELU; at inference it writes over its input, which must be nobody else's."""
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            return F.gelu(feature)
+        return torch.ops.aten.gelu_(feature)
+
+
+def overwrite(
+    operation: Callable[..., torch.Tensor], feature: torch.Tensor, update: torch.Tensor
+) -> torch.Tensor:
+    """operation(feature, update); at inference it writes over `update`, which nobody may need.
+
+    Maps are tens of MB, and asking the system for new memory takes longer than to add them.
+    """
+    is_kept = torch.is_grad_enabled() or torch.result_type(feature, update) != update.dtype
+    return operation(feature, update, out=None if is_kept else update)
 
 
 class DropPath(nn.Module):

@@ -5,10 +5,16 @@ Shape shorthand in this module:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.backbone.layers import ChannelNorm, DropPath, Stream, drop_path_rates
+from smmcl.modeling.backbone.layers import (
+    GELU,
+    ChannelNorm,
+    DropPath,
+    Stream,
+    drop_path_rates,
+    overwrite,
+)
 from smmcl.modeling.init import init_encoder
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -82,10 +88,10 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        scale = self.layer_scale_1[:, None, None]  # (C, 1, 1)
-        feature = feature + self.drop_path(scale * self.attention(self.norm1(feature)))
-        scale = self.layer_scale_2[:, None, None]  # (C, 1, 1)
-        return feature + self.drop_path(scale * self.mlp(self.norm2(feature)))
+        update = _scaled(self.attention(self.norm1(feature)), self.layer_scale_1)
+        feature = overwrite(torch.add, feature, self.drop_path(update))
+        update = _scaled(self.mlp(self.norm2(feature)), self.layer_scale_2)
+        return overwrite(torch.add, feature, self.drop_path(update))
 
 
 class StripAttention(nn.Module):
@@ -104,14 +110,17 @@ class StripAttention(nn.Module):
         )
         self.mix = nn.Conv2d(width, width, 1)
         self.project_out = nn.Conv2d(width, width, 1)
+        self.activation = GELU()
+        self.shortcut = nn.Identity()
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        value = F.gelu(self.project_in(feature))
+        value = self.activation(self.project_in(feature))
         local = self.local(value)
         surroundings = local
         for strip in self.strips:
-            surroundings = surroundings + strip(local)
-        return self.project_out(self.mix(surroundings) * value) + feature
+            surroundings = overwrite(torch.add, surroundings, strip(local))
+        weighed = overwrite(torch.mul, value, self.mix(surroundings))
+        return overwrite(torch.add, self.shortcut(feature), self.project_out(weighed))
 
 
 class ConvMLP(nn.Module):
@@ -122,9 +131,25 @@ class ConvMLP(nn.Module):
         self.expand = nn.Conv2d(width, hidden_width, 1)
         self.depthwise = _depthwise(hidden_width, (3, 3))
         self.reduce = nn.Conv2d(hidden_width, width, 1)
+        self.activation = GELU()
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        return self.reduce(F.gelu(self.depthwise(self.expand(feature))))
+        return self.reduce(self.activation(self.depthwise(self.expand(feature))))
+
+
+class Sum(nn.ModuleList):
+    """Modules that read the same map, their results added."""
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        total = self[0](feature)
+        for module in self[1:]:
+            total = overwrite(torch.add, total, module(feature))
+        return total
+
+
+def _scaled(update: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """The update (N, C, H, W) times a scale (C,); None where `fold` has made it part of it."""
+    return update if scale is None else overwrite(torch.mul, scale[:, None, None], update)
 
 
 def _depthwise(width: int, kernel: tuple[int, int]) -> nn.Conv2d:
@@ -137,7 +162,7 @@ def _stem(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, width // 2, 3, stride=2, padding=1),
         nn.BatchNorm2d(width // 2),
-        nn.GELU(),
+        GELU(),
         nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
         nn.BatchNorm2d(width),
     )

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smmcl.modeling.backbone.layers import GELU, overwrite
 from smmcl.modeling.init import init_encoder
 
 
@@ -71,10 +72,12 @@ class CrossModalModulation(nn.Module):
         # With one k for both directions, each slice is the whole of it.
         for_visible = channel[:, : self.visible_width]  # (N, v, 1, 1)
         for_auxiliary = channel[:, -self.auxiliary_width :]  # (N, a, 1, 1)
-        taken = self.scale * (spatial + for_visible) * self.to_visible(auxiliary)
-        new_visible = visible + taken
-        taken = self.scale * (spatial + for_auxiliary) * self.to_auxiliary(visible)
-        new_auxiliary = auxiliary + taken
+        share = self.scale * (spatial + for_visible)  # (N, v, H, W)
+        taken = overwrite(torch.mul, self.to_visible(auxiliary), share)
+        new_visible = overwrite(torch.add, visible, taken)
+        share = self.scale * (spatial + for_auxiliary)  # (N, a, H, W)
+        taken = overwrite(torch.mul, self.to_auxiliary(visible), share)
+        new_auxiliary = overwrite(torch.add, auxiliary, taken)
         if self.fuse is None:
             return new_visible, new_auxiliary, None
         fused = self.fuse(torch.cat((new_visible, new_auxiliary), dim=1))  # (N, fused_width, H, W)
@@ -94,9 +97,9 @@ def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
     """Three layers at every place."""
     return nn.Sequential(
         nn.Conv2d(in_width, hidden_width, 1),
-        nn.GELU(),
+        GELU(),
         nn.Conv2d(hidden_width, hidden_width, 1),
-        nn.GELU(),
+        GELU(),
         nn.Conv2d(hidden_width, out_width, 1),
     )
 
