@@ -75,7 +75,7 @@ def summary(runs: list[Run], dataset: str) -> list[html.Safe]:
     names = [run.name for run in runs]
     protocols = [evaluation["protocol"] for evaluation in evaluations]
     rows = [[name, *(protocol.get(name, "-") for protocol in protocols)] for name in protocols[0]]
-    parts = [html.table(["protocol", *names], rows)]
+    parts = [html.table(["protocol", *names], rows, class_="text")]
     differing = [row[0] for row in rows if len(set(row[1:])) > 1]
     if unlike := set(differing) - {"engine", "checkpoint"}:
         words = f"The runs were not evaluated alike: they differ in {', '.join(sorted(unlike))}."

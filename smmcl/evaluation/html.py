@@ -27,7 +27,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .4rem 0; }
   padding-left: .8rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, td.text { text-align: left; }
+th:first-child, td:first-child, .text * { text-align: left; }
 td { font-variant-numeric: tabular-nums; }
 .bars { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem;
   align-items: center; } .bars > span { white-space: nowrap; }
@@ -40,7 +40,7 @@ td { font-variant-numeric: tabular-nums; }
 svg { width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 11px; }
 svg .grid { stroke: var(--line); } figure { margin: .8rem 0; }
 figure img { width: 100%; min-width: 46rem; }
-@media print { body { max-width: none; } h2 { break-after: avoid; } figure, tr {
+@media print { body { max-width: none; } h2, h3, .key { break-after: avoid; } figure, tr {
   break-inside: avoid; } figure img { min-width: 0; }
   .bar i, td, .key i { print-color-adjust: exact; } }
 """
@@ -73,8 +73,13 @@ def page(title: str, *sections: str) -> str:
     return f"<!doctype html>\n{element('html', element('head', *head), body, lang='en')}\n"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[float | str | None]]) -> Safe:
-    """A table whose numbers have two digits; the largest of a column of several is bold."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[float | str | None]], *, class_: str = ""
+) -> Safe:
+    """A table whose numbers have two digits; the largest of a column of several is bold.
+
+    Of the class "text" it is aligned to the left.
+    """
     best = {}
     for column in range(len(headers)):
         numbers = [row[column] for row in rows if isinstance(row[column], float)]
@@ -85,11 +90,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[float | str | None]]) 
         for column, value in enumerate(row):
             text = f"{value:.2f}" if isinstance(value, float) else str(value or "-")
             is_best = isinstance(value, float) and value == best[column]
-            is_text = isinstance(value, str) and not value[:1].isdigit()
-            kind = {"class_": "text"} if is_text else {}
-            cells.append(element("td", element("b", text) if is_best else text, **kind))
+            cells.append(element("td", element("b", text) if is_best else text))
         lines.append(element("tr", *cells))
-    return element("div", element("table", *lines), class_="scroll")
+    return element("div", element("table", *lines, class_=class_), class_="scroll")
 
 
 def key(names: Sequence[str]) -> Safe:

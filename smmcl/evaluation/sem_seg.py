@@ -107,7 +107,8 @@ class PairSemSegEvaluator(DatasetEvaluator):
             outputs: for each "sem_seg" (K, H, W), scores at the label's resolution.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            prediction = output["sem_seg"].argmax(dim=0)  # (H, W)
+            # On a CPU torch takes seven times as long for `argmax` of the first dimension.
+            prediction = output["sem_seg"].max(dim=0).indices  # (H, W)
             truth = torch.from_numpy(read_label(record["sem_seg_file_name"], **self._labels))
             counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
             self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou

@@ -70,6 +70,13 @@ def test_sizes_that_differ():
         counted([[0, 0], [0, 0]], [[0, 0, 0, 0]], 2)
 
 
+def test_a_prediction_that_is_no_class():
+    with pytest.raises(AssertionError, match="prediction is outside"):
+        counted([1, 0], [2, 0], 2)
+    with pytest.raises(AssertionError, match="prediction is outside"):
+        counted([255], [2], 2)
+
+
 def test_counts_do_not_depend_on_batches():
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(0, 5, (6, 8, 9), generator=generator)
