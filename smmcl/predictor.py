@@ -173,7 +173,7 @@ class Predictor:
             outputs = wrap_for_test(self.cfg, self.model)(list(inputs))  # as in evaluation
             scores = [output["sem_seg"].float().softmax(dim=0) for output in outputs]  # (K, H, W)
         return [
-            Prediction(part.argmax(dim=0).byte().cpu().numpy(), part.cpu().numpy())
+            Prediction(part.max(dim=0).indices.byte().cpu().numpy(), part.cpu().numpy())
             for part in scores
         ]
 

@@ -49,7 +49,7 @@ def test_two_runs_side_by_side(call_tool, evaluated, capsys) -> None:
     assert text.count("data:image/webp") == 2  # the worst and the best pair
     assert text.index("00000: mIoU 30.0 (smmcl)") < text.index("00001: mIoU 70.0 (smmcl)")
     assert "not evaluated alike" not in text  # of other checkpoints, but by one protocol
-    assert '<td>smmcl.pth</td>' in text
+    assert "<td>smmcl.pth</td>" in text
     assert "Robustness" not in text
     assert "Cost" not in text
 
@@ -67,7 +67,7 @@ def test_robustness_and_cost_where_they_were_measured(call_tool, evaluated) -> N
     assert text.count('points="52.0,14.0 112.4,92.0 354.0,92.0"') == 12
     assert text.count('points="52.0,14.0 112.4,131.0 354.0,131.0"') == 12
     assert "auxiliary: over exposure" in text
-    assert '<td>head</td><td>7.5</td>' in text
+    assert "<td>head</td><td>7.5</td>" in text
     assert "<p>what</p>" in text
 
 
