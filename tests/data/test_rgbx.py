@@ -234,6 +234,7 @@ def test_colours_are_chosen_when_none_are_given(own):
         ("unit: mm", "units: mm", "wrong key below splits or auxiliary"),
         ("high: 5000", "high: 0", r"auxiliary.high is 0"),
         ("classes:", "{", "cannot be read as a dataset file"),
+        (OWN, "only words", "cannot be read as a dataset file"),
     ],
 )
 def test_mistakes_in_a_dataset_file(own, old, new, words):
@@ -241,6 +242,18 @@ def test_mistakes_in_a_dataset_file(own, old, new, words):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         read_description(own)
     assert words in str(error.value)
+
+
+def test_keys_of_a_file_replace_those_of_its_base(own):
+    mine = own.with_name("mine.yaml")
+    mine.write_text("_BASE_: dataset.yaml\nauxiliary: [{kind: thermal}]\nsplits: {all: {}}")
+    base, description = read_description(own), read_description(mine)
+    assert [contract.kind for contract in description.auxiliary] == ["thermal"]
+    assert list(description.splits) == ["all"]
+    assert (description.classes, description.tags) == (base.classes, base.tags)
+    mine.write_text("_BASE_: gone.yaml")
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml does not exist"):
+        read_description(mine)
 
 
 def test_missing_dataset_file():

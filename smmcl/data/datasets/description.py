@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from smmcl.d2 import CfgNode
 from smmcl.data.contract import AuxiliaryContract
 
 PARTS = ("visible", "auxiliary", "label")
@@ -64,12 +63,10 @@ class Description:
 
 
 def read_description(path: str | Path) -> Description:
-    """Reads and checks a dataset file; `_BASE_` names another that it changes in some keys."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
+    """Reads and checks a dataset file; the keys that it has replace those of its `_BASE_`."""
     try:
-        facts = dict(CfgNode.load_yaml_with_base(str(path)))
-    except (yaml.YAMLError, AssertionError, TypeError, ValueError) as error:
+        facts = _load(Path(path))
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as a dataset file: {error}. datasets/README.md has an example."
         ) from error
@@ -88,6 +85,16 @@ def read_description(path: str | Path) -> Description:
     description = Description(**{"colors": palette(len(facts["classes"])), **facts})
     _check(description, path)
     return description
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
+    facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(facts, dict):
+        raise ValueError("it has no keys")
+    base = facts.pop("_BASE_", None)
+    return {**(_load(path.parent / base) if base else {}), **facts}
 
 
 def palette(num_classes: int) -> list[list[int]]:
