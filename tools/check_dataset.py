@@ -4,7 +4,6 @@
 import argparse
 import functools
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from tqdm import tqdm
 from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.check import SplitReport, check_between, check_split
-from smmcl.data.datasets.build import builtin_splits, ensure_registered, register_split
-from smmcl.data.datasets.description import Description, read_description
+from smmcl.data.datasets.build import builtin_splits, ensure_registered
+from smmcl.data.datasets.description import read_description
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.visualizer import brighten, colour_auxiliary, overlay, panel
 
@@ -33,32 +32,23 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def register(name: str) -> list[str]:
-    """Registers what is to be checked: of a whole set, the splits that share no list."""
-    paths = {path.stem: path for path, _ in builtin_splits().values()}
-    path = Path(name)
-    if name in paths:
-        base = os.environ.get("DETECTRON2_DATASETS", "datasets")
-        return register_splits(name, read_description(paths[name]), base=base)
-    if path.suffix in (".yaml", ".yml"):
-        return register_splits(f"{name}:", read_description(path), base=path.parent)
-    ensure_registered([name])
-    return [name]
-
-
-def register_splits(prefix: str, description: Description, *, base: str | Path) -> list[str]:
-    """Registers the splits of a file whose lists are here, and names those that are not."""
+    """Registers what is to be checked: of a set, the splits that are here and share no list."""
+    builtin = {path.stem: path for path, _ in builtin_splits().values()}
+    if name not in builtin and Path(name).suffix not in (".yaml", ".yml"):
+        ensure_registered([name])
+        return [name]
     names, used, errors = [], set(), []
-    for split, facts in description.splits.items():
+    for split, facts in read_description(builtin.get(name, name)).splits.items():
         if facts.only is not None or used & set(facts.lists):
             continue  # a part or a union of other splits
-        name = f"{prefix}{split}" if prefix.endswith(":") else f"{prefix}_{split}"
         try:
-            register_split(name, description, split, base=base)
+            names.append(f"{name}{'_' if name in builtin else ':'}{split}")
+            ensure_registered(names[-1:])
         except FileNotFoundError as error:
             errors.append(error)
             print(f"split {split} is not checked: {error}")
+            names.pop()
             continue
-        names.append(name)
         used |= {entry for entry in facts.lists if "{split}" not in entry}
     if not names:
         raise errors[0]
