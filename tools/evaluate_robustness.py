@@ -3,7 +3,6 @@
 
 import argparse
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 
 from torch.utils.data import DataLoader
@@ -36,8 +35,8 @@ def evaluate(args: argparse.Namespace) -> None:
     cfg = setup(args)
     model = Trainer.build_model(cfg)
     cfg = changed(cfg, "MODEL.WEIGHTS", load_weights(cfg, model))
-    severities = SEVERITIES[:: 1 + args.quick]
-    conditions = list(all_conditions(severities, seed=args.condition_seed))
+    conditions = list(all_conditions(SEVERITIES[:: 1 + args.quick], seed=args.condition_seed))
+    is_main = comm.is_main_process()
     for dataset in cfg.DATASETS.TEST:
         one = changed(cfg, "DATASETS.TEST", (dataset,))
         whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
@@ -46,10 +45,10 @@ def evaluate(args: argparse.Namespace) -> None:
         logging.disable(logging.INFO)
         spoilt = {
             condition: mean_ious(spoiling(condition).test(one, model, evaluator))
-            for condition in shown(conditions)
+            for condition in tqdm(conditions, unit="condition", disable=not is_main)
         }
         logging.disable(logging.NOTSET)
-        if comm.is_main_process():
+        if is_main:
             found = Robustness(whole.report.protocol, clean, spoilt)
             found.save(Path(whole.output_folder))
             print(f"{found.table()}\nrobustness.* written into {whole.output_folder}")
@@ -57,10 +56,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
     return {task: values["mIoU"] for task, values in results.items() if "mIoU" in values}
-
-
-def shown(conditions: list[Condition]) -> Iterable[Condition]:
-    return tqdm(conditions, unit="condition", disable=not comm.is_main_process())
 
 
 def main() -> None:

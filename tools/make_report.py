@@ -16,6 +16,7 @@ from smmcl.evaluation import html
 from smmcl.predictor import Predictor
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
+Lines = list[list[tuple[float, float]]]  # of each run its points
 CURVES = ("total_loss", "loss_", "sem_seg/mIoU", "contrast/", "lr")  # beginnings, in this order
 
 
@@ -62,6 +63,9 @@ def read_run(folder: Path) -> Run:
         for name, value in entry.items():
             if isinstance(value, float) and math.isfinite(value):
                 curves.setdefault(name, []).append((entry["iteration"], value))
+    # The engine writes a loss that is alone, as a baseline's, under the name of the total.
+    if "total_loss" in curves and not any(name.startswith("loss_") for name in curves):
+        curves["loss_sem_seg"] = curves["total_loss"]
     return Run(folder.resolve().name, folder, curves, evaluations, robustness)
 
 
@@ -100,17 +104,23 @@ def summary(runs: list[Run], dataset: str) -> list[html.Safe]:
     return parts
 
 
-def charts(runs: list[Run]) -> list[html.Safe]:
-    """One chart for each metric that a run has at least twice."""
+def charts(runs: list[Run], curves: dict[str, Lines], **options: Any) -> list[html.Safe]:
+    """One chart for each name, with a line for each run."""
+    drawn = [html.curves(name, lines, **options) for name, lines in curves.items()]
+    return [html.key([run.name for run in runs]), html.element("div", *drawn, class_="charts")]
+
+
+def training(runs: list[Run]) -> list[html.Safe]:
+    """The metrics that a run has at least twice."""
     several = {name for run in runs for name, points in run.curves.items() if len(points) > 1}
     names = [name for start in CURVES for name in sorted(several) if name.startswith(start)]
-    drawn = [html.curves(name, [run.curves.get(name, []) for run in runs]) for name in names]
-    return [html.key([run.name for run in runs]), html.element("div", *drawn, class_="charts")]
+    curves = {name: [run.curves.get(name, []) for run in runs] for name in names}
+    return [html.element("h2", "Training"), *charts(runs, curves)]
 
 
 def robustness(runs: list[Run], dataset: str) -> list[html.Safe]:
     """mIoU over the severity of each corruption, on one scale."""
-    curves: dict[str, list[list[tuple[float, float]]]] = {}
+    curves: dict[str, Lines] = {}
     for place, each in enumerate(runs):
         measured = each.robustness.get(dataset, {"conditions": []})
         for condition in measured["conditions"]:
@@ -121,10 +131,8 @@ def robustness(runs: list[Run], dataset: str) -> list[html.Safe]:
     if not curves:
         return []
     top = max(value for lines in curves.values() for line in lines for _, value in line)
-    drawn = [html.curves(name, lines, span=(0, top)) for name, lines in curves.items()]
     title = html.element("h3", "Robustness: mIoU over the severity of what is missing or spoilt")
-    key = html.key([run.name for run in runs])
-    return [title, key, html.element("div", *drawn, class_="charts")]
+    return [title, *charts(runs, curves, span=(0, top))]
 
 
 def costs(runs: list[Run]) -> list[html.Safe]:
@@ -185,7 +193,7 @@ def main() -> None:
             ensure_registered([dataset])
             sections.append(html.element("h3", "Worst and best pairs"))
             sections += extremes(runs, dataset, num_pairs=args.pairs)
-    sections += [html.element("h2", "Training"), *charts(runs), *costs(runs)]
+    sections += [*training(runs), *costs(runs)]
     output = args.output or args.folders[0] / "report.html"
     title = " and ".join(run.name for run in runs)
     output.write_text(html.page(f"Report on {title}", *sections), encoding="utf-8")

@@ -130,7 +130,7 @@ def matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Safe:
             element(
                 "td",
                 f"{share:.0f}" if share >= 0.5 else "",
-                style=f"background:rgba(var(--shade), {share / 110:.3f})",
+                style=f"background:rgba(var(--shade), {share / 160:.3f})",
                 title=f"{name} taken for {other}: {share:.2f}%",
             )
             for other, share in zip(names, shares, strict=True)

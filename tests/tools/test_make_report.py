@@ -54,6 +54,14 @@ def test_two_runs_side_by_side(call_tool, evaluated, capsys) -> None:
     assert "Cost" not in text
 
 
+def test_the_only_loss_of_a_baseline_stands_beside_that_of_others(call_tool, evaluated) -> None:
+    folder = evaluated("baseline")
+    lines = [{"iteration": i, "total_loss": 2.0 - i / 40} for i in (19, 39)]
+    (folder / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    call_tool("make_report", folder, "--pairs", 0)
+    assert "loss_sem_seg" in (folder / "report.html").read_text()
+
+
 def test_robustness_and_cost_where_they_were_measured(call_tool, evaluated) -> None:
     folders = evaluated("baseline"), evaluated("smmcl")
     for folder, score in zip(folders, (40.0, 20.0), strict=True):
