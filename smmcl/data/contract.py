@@ -89,7 +89,7 @@ class AuxiliaryContract:
         """
         here = self.in_unit(given.unit) if self.kind != "hha" else given
         is_alike = math.isclose(here.low, given.low) and math.isclose(here.high, given.high)
-        if not is_alike or self.kind != given.kind or here.scaled_channels != given.scaled_channels:
+        if not is_alike or self.kind != given.kind or self.scaled_channels != given.scaled_channels:
             raise ValueError(
                 f"the model was trained on {self.kind}, {here.low:g}..{here.high:g} in the unit "
                 f"{here.unit!r}, but {source} has {given.kind}, {given.low:g}..{given.high:g}. "

@@ -4,15 +4,15 @@ import hashlib
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.hha import VERSION
 
 
-def hha_cache_path(path: str | Path, *, contract: Any) -> Path:
+def hha_cache_path(path: str | Path, *, contract: AuxiliaryContract) -> Path:
     """Where the HHA of a depth file is kept: $DETECTRON2_DATASETS/hha_cache/, by its content.
 
     The name changes with the file's bytes, with the contract and with the computation, so nothing

@@ -12,7 +12,7 @@ from smmcl.data.datasets.description import read_description
 from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.files import write_new_image, write_new_text
 from smmcl.data.hha import NYU_CAMERA, compute_hha
-from smmcl.data.image_pair import read_label, read_pair
+from smmcl.data.image_pair import read_auxiliary, read_label, read_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ROOT / "smmcl/data/datasets"
@@ -47,7 +47,8 @@ def test_files_are_never_overwritten(tmp_path):
         write_new_text(tmp_path / "list.txt", "2\n")
 
 
-def test_hha_of_a_folder(tmp_path, run):
+def test_hha_of_a_folder(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     prepare = load("prepare_hha")
     depth = np.random.default_rng(0).integers(1500, 1600, (48, 64)).astype(np.uint16)
     (tmp_path / "Depth").mkdir()
@@ -55,6 +56,10 @@ def test_hha_of_a_folder(tmp_path, run):
     run(prepare, tmp_path / "Depth", tmp_path / "HHA", "--unit", 0.001)
     expected = compute_hha(depth * 0.001, camera=NYU_CAMERA).image()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "HHA/7.png")), expected)
+    prepared, made = read_description(SETS / "nyudv2_hha.yaml").auxiliary
+    images = [read_auxiliary(tmp_path / "HHA/7.png", contract=prepared)]
+    images.append(read_auxiliary(tmp_path / "Depth/7.png", contract=made))
+    assert np.array_equal(*images)
     before = (tmp_path / "HHA/7.png").stat().st_mtime_ns
     run(prepare, tmp_path / "Depth", tmp_path / "HHA", "--unit", 0.001)
     assert (tmp_path / "HHA/7.png").stat().st_mtime_ns == before
