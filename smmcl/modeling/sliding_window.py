@@ -106,26 +106,19 @@ class WindowedInference(nn.Module):
 
     def _run(self, windows: list[dict[str, Any]]) -> list[Tensor]:
         """Returns what is added for each window, (K, *window)."""
-        logits = self._call(windows)
-        if not self.flip:
-            return [self._positive(one) for one in logits]
-        mirrored = [one.flip(-1) for one in self._call([_mirror(one) for one in windows])]
+        views = [self._call(windows)]
+        if self.flip:
+            mirrored = self._call([_mirror(window) for window in windows])
+            views.append([scores.flip(-1) for scores in mirrored])
         if self.add == "exp":
-            return [(one + other).exp() for one, other in zip(logits, mirrored, strict=True)]
-        return [
-            (self._positive(one) + self._positive(other)) / 2
-            for one, other in zip(logits, mirrored, strict=True)
-        ]
+            return [sum(scores).exp() for scores in zip(*views, strict=True)]
+        views = [[scores.softmax(dim=0) for scores in view] for view in views]
+        return [sum(scores) / len(views) for scores in zip(*views, strict=True)]
 
     def _call(self, windows: list[dict[str, Any]]) -> list[Tensor]:
-        batches = [
-            self.model(windows[start : start + self.batch_size])
-            for start in range(0, len(windows), self.batch_size)
-        ]
+        starts = range(0, len(windows), self.batch_size)
+        batches = [self.model(windows[start : start + self.batch_size]) for start in starts]
         return [output["sem_seg"].float() for batch in batches for output in batch]
-
-    def _positive(self, logits: Tensor) -> Tensor:
-        return logits.softmax(dim=0) if self.add == "softmax" else logits.exp()
 
 
 def window_starts(extent: int, window: int, *, overlap: float) -> list[int]:

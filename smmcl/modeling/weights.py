@@ -46,11 +46,18 @@ class Names:
         return None
 
 
-MSCAN = Names(
-    ("patch_embed1.proj.{0}.", "stages.0.embed.{}."),
+SHARED = (  # by MSCAN and MiT
     ("patch_embed{1}.proj.", "stages.{}.embed.0."),
     ("patch_embed{1}.norm.", "stages.{}.embed.1."),
     ("norm{1}.", "stages.{}.norm."),
+    ("block{1}.{0}.mlp.fc1.", "stages.{}.blocks.{}.mlp.expand."),
+    ("block{1}.{0}.mlp.dwconv.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),
+    ("block{1}.{0}.mlp.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),  # OpenMMLab's copies
+    ("block{1}.{0}.mlp.fc2.", "stages.{}.blocks.{}.mlp.reduce."),
+    ("block{1}.{0}.", "stages.{}.blocks.{}."),
+)
+MSCAN = Names(
+    ("patch_embed1.proj.{0}.", "stages.0.embed.{}."),
     ("block{1}.{0}.attn.proj_1.", "stages.{}.blocks.{}.attention.project_in."),
     ("block{1}.{0}.attn.proj_2.", "stages.{}.blocks.{}.attention.project_out."),
     ("block{1}.{0}.attn.spatial_gating_unit.conv0.", "stages.{}.blocks.{}.attention.local."),
@@ -59,25 +66,15 @@ MSCAN = Names(
         "block{1}.{0}.attn.spatial_gating_unit.conv{0}_{1}.",
         "stages.{}.blocks.{}.attention.strips.{}.{}.",
     ),
-    ("block{1}.{0}.mlp.fc1.", "stages.{}.blocks.{}.mlp.expand."),
-    ("block{1}.{0}.mlp.dwconv.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),
-    ("block{1}.{0}.mlp.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),  # OpenMMLab's copies
-    ("block{1}.{0}.mlp.fc2.", "stages.{}.blocks.{}.mlp.reduce."),
-    ("block{1}.{0}.", "stages.{}.blocks.{}."),
+    *SHARED,
 )
 MIT = Names(
-    ("patch_embed{1}.proj.", "stages.{}.embed.0."),
-    ("patch_embed{1}.norm.", "stages.{}.embed.1."),
-    ("norm{1}.", "stages.{}.norm."),
     ("block{1}.{0}.attn.q.", "stages.{}.blocks.{}.attention.query."),
     ("block{1}.{0}.attn.kv.", "stages.{}.blocks.{}.attention.key_value."),
     ("block{1}.{0}.attn.proj.", "stages.{}.blocks.{}.attention.project."),
     ("block{1}.{0}.attn.sr.", "stages.{}.blocks.{}.attention.reduce.0."),
     ("block{1}.{0}.attn.norm.", "stages.{}.blocks.{}.attention.reduce.1."),
-    ("block{1}.{0}.mlp.fc1.", "stages.{}.blocks.{}.mlp.expand."),
-    ("block{1}.{0}.mlp.dwconv.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),
-    ("block{1}.{0}.mlp.fc2.", "stages.{}.blocks.{}.mlp.reduce."),
-    ("block{1}.{0}.", "stages.{}.blocks.{}."),
+    *SHARED,
 )
 TORCHVISION = Names(
     ("conv1.", "stages.0.embed.0."),
