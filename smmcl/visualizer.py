@@ -26,30 +26,19 @@ BORDER = 4  # pixels: outlines that follow the edge of a picture are drawn outsi
 
 
 def pictures(inputs: Mapping[str, Any], *, fmt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Takes the pair as a person sees it out of the model's input.
+    """Takes visible (H, W, 3) uint8 RGB and auxiliary (H, W, A) out of the model's input.
 
-    Args:
-        inputs: "image" (3, H, W) and "auxiliary" (A, H, W) tensors, values 0..255.
-        fmt: order of the image's channels, "RGB" or "BGR".
-
-    Returns:
-        visible (H, W, 3) uint8 RGB, auxiliary (H, W, A).
+    Its "image" (3, H, W) has the channel order `fmt`, "RGB" or "BGR".
     """
     visible, auxiliary = (inputs[key].permute(1, 2, 0).numpy() for key in ("image", "auxiliary"))
     return np.ascontiguousarray(visible if fmt == "RGB" else visible[:, :, ::-1]), auxiliary
 
 
 def brighten(visible: np.ndarray) -> np.ndarray:
-    """Lifts the dark parts of an image so that a person sees what is there; hues stay.
+    """Lifts the dark parts of (H, W, 3) uint8 so that a person sees what is there; hues stay.
 
     A gamma brings the median brightness to 0.35; lit images stay as they are. Lamps and glare,
     which would keep a linear stretch from doing anything, hardly move the median.
-
-    Args:
-        visible: (H, W, 3) uint8.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     brightness = visible.max(axis=2).astype(np.float32) / 255  # (H, W)
     brightness = brightness.clip(1 / 255)
@@ -59,16 +48,10 @@ def brighten(visible: np.ndarray) -> np.ndarray:
 
 
 def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
-    """Colours an auxiliary image, its contrast stretched between the 1st and 99th percentile.
+    """Colours (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the contract's `kind`.
 
-    Three channels that differ (HHA) are shown as they are. In depth, 0 is no measurement: grey.
-
-    Args:
-        auxiliary: (H, W) or (H, W, A), values 0..255.
-        kind: of the auxiliary contract, "thermal", "depth" or another word.
-
-    Returns:
-        (H, W, 3) uint8.
+    The contrast is stretched between the 1st and 99th percentile. Three channels that differ (HHA)
+    are shown as they are. In depth, 0 is no measurement: grey.
     """
     if auxiliary.ndim == 3 and (auxiliary != auxiliary[:, :, :1]).any():
         return auxiliary.clip(0, 255).astype(np.uint8)
@@ -87,17 +70,7 @@ def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
 def overlay(
     visible: np.ndarray, labels: np.ndarray, *, metadata: Any, alpha: float = 0.6
 ) -> np.ndarray:
-    """Paints labels over an image with the engine's Visualizer; ignored pixels stay unpainted.
-
-    Args:
-        visible: (H, W, 3) uint8 RGB.
-        labels: (H, W) class indices.
-        metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
-        alpha: opacity of the paint.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Paints (H, W) labels over (H, W, 3) uint8 RGB; ignored pixels stay unpainted."""
     ground = np.pad(visible, ((BORDER, BORDER), (BORDER, BORDER), (0, 0)), mode="edge")
     drawing = Visualizer(ground, metadata, instance_mode=ColorMode.SEGMENTATION)
     drawing = drawing.draw_sem_seg(
@@ -107,14 +80,9 @@ def overlay(
 
 
 def enlarge(image: np.ndarray, *, width: int | None = None) -> np.ndarray:
-    """Repeats the pixels of a small image.
+    """Repeats the pixels of (H, W) or (H, W, 3) k times both ways.
 
-    Args:
-        image: (H, W) or (H, W, 3).
-        width: by which smallness is judged, if not W.
-
-    Returns:
-        (k * H, k * W) or (k * H, k * W, 3), for the least whole k that makes k * width MIN_WIDTH.
+    k is the least whole number that makes k * `width`, or k * W, MIN_WIDTH.
     """
     factor = math.ceil(MIN_WIDTH / (width or image.shape[1]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -136,11 +104,7 @@ def legend(
         maps: (H, W) class indices by title; the first one orders the classes. Other values, such
             as the ignore value, are not counted.
         metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
-        width: of the result.
-        text_size: in pixels.
-
-    Returns:
-        (height as needed, width, 3) uint8.
+        width: of the result, (height as needed, width, 3) uint8.
     """
     shares = [class_shares(labels, metadata=metadata) for labels in maps.values()]
     entries = [
@@ -166,10 +130,6 @@ def panel(
         images: (H, W, 3) uint8 by title.
         heading: a line above all.
         legend: (any height, at most the row's width, 3) picture to go below.
-        text_size: in pixels.
-
-    Returns:
-        (height as needed, width as needed, 3) uint8.
     """
     height, width = next(iter(images.values())).shape[:2]
     top = MARGIN + (2 * text_size if heading else 0)
@@ -206,16 +166,12 @@ def draw_pair(
     """The panel of one pair: visible, brightened, auxiliary, and the label maps.
 
     Args:
-        visible: (H, W, 3) uint8 RGB.
-        auxiliary: (H, W, A), values 0..255.
+        visible, auxiliary: as `pictures` gives them.
         maps: (H, W) class indices by title, such as "prediction" and "truth".
         kind: of the auxiliary contract.
         metadata: of the dataset.
         heading: a line above all.
         valid_box: (top, left, bottom, right) of the real pixels; the others are drawn grey.
-
-    Returns:
-        (height as needed, width as needed, 3) uint8.
     """
     size = visible.shape[:2]
     box = valid_box or (0, 0, *size)

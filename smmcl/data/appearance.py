@@ -22,14 +22,9 @@ GREY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
 
 @dataclass(frozen=True)
 class PhotometricJitter:
-    """Changes brightness, contrast and saturation of the visible image.
+    """Changes brightness, contrast and saturation of the visible image."""
 
-    Args:
-        strength: each factor is drawn from 1 - strength to 1 + strength.
-        image_format: order of the visible image's channels.
-    """
-
-    strength: float
+    strength: float  # each factor is drawn from 1 - strength to 1 + strength
     image_format: str = "RGB"
 
     def __call__(
@@ -51,22 +46,14 @@ class LowLight:
 
     The image is made linear, exposed less, tinted, counted in photons, read with noise, and
     encoded again. The ranges are those of consumer cameras at night.
-
-    Args:
-        probability: of a change.
-        stops: range of the exposure, in powers of two.
-        gamma: range of an exponent that darkens the middle tones further.
-        cast: largest relative gain of one colour against the others.
-        photons: range of the photons at white that the full exposure would count.
-        read_noise: range of the noise's standard deviation, in photons.
     """
 
-    probability: float
-    stops: tuple[float, float] = (-5.0, -1.5)
-    gamma: tuple[float, float] = (1.0, 1.4)
-    cast: float = 0.2
-    photons: tuple[float, float] = (500.0, 4000.0)
-    read_noise: tuple[float, float] = (1.0, 5.0)
+    probability: float  # of a change
+    stops: tuple[float, float] = (-5.0, -1.5)  # exposure, in powers of two
+    gamma: tuple[float, float] = (1.0, 1.4)  # exponent that darkens the middle tones further
+    cast: float = 0.2  # largest relative gain of one colour against the others
+    photons: tuple[float, float] = (500.0, 4000.0)  # that the full exposure would count at white
+    read_noise: tuple[float, float] = (1.0, 5.0)  # standard deviation, in photons
 
     def __call__(
         self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
@@ -88,15 +75,10 @@ class LowLight:
 
 @dataclass(frozen=True)
 class ModalityCorruption:
-    """Corrupts one image of the pair, now the visible, now the auxiliary one.
-
-    Args:
-        probability: of a corruption.
-        names: of the corruptions to choose from; "missing" is the loss of the image.
-    """
+    """Corrupts one image of the pair, now the visible, now the auxiliary one."""
 
     probability: float
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # of the corruptions to choose from; "missing" is the image's loss
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.names) - set(CORRUPTIONS)):

@@ -15,18 +15,13 @@ import numpy as np
 class PairGeometry:
     """One drawn geometry; `apply` moves every image of the pair by it.
 
-    Args:
-        flip: left and right are exchanged first.
-        size: (height, width) that the whole image is then resized to.
-        start: (top, left) of the crop in the resized image, inside it.
-        crop_size: (h, w) of the result; what the image does not fill is padding, and an image
-            smaller than the crop lies in its middle.
+    What the image does not fill is padding; one smaller than the crop lies in its middle.
     """
 
-    flip: bool
-    size: tuple[int, int]
-    start: tuple[int, int]
-    crop_size: tuple[int, int]
+    flip: bool  # left and right are exchanged first
+    size: tuple[int, int]  # (height, width) that the whole image is then resized to
+    start: tuple[int, int]  # (top, left) of the crop in the resized image, inside it
+    crop_size: tuple[int, int]  # (h, w) of the result
 
     @property
     def valid_box(self) -> tuple[int, int, int, int]:

@@ -54,37 +54,27 @@ class Moments:
 
 @dataclass
 class SplitReport:
-    """What was found in one split.
+    """What was found in one split."""
 
-    Args:
-        name: of the dataset in the catalog.
-        classes: K names.
-        problems: sentences, each with its file. A set without any is sound.
-        notes: what a user should know but need not mend.
-        class_pixels, class_images: (K,) pixels of each class, and images that have it.
-        ids: of the pairs.
-        digests: for "visible image" and "auxiliary image", the first file with each content.
-    """
-
-    name: str
+    name: str  # of the dataset in the catalog
     classes: Sequence[str]
-    num_pairs: int = 0
+    ids: Sequence[str]  # of the pairs
+    class_pixels: Array  # (K,) of each class
+    class_images: Array  # (K,) that have the class
     num_sound: int = 0
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # each names its file; a sound set has none
+    notes: list[str] = field(default_factory=list)  # what a user should know but need not mend
     sizes: Counter = field(default_factory=Counter)
     tags: Counter = field(default_factory=Counter)
     ignored_pixels: int = 0
-    class_pixels: Array = field(init=False)
-    class_images: Array = field(init=False)
     visible: Moments = field(default_factory=Moments)
     auxiliary: Moments = field(default_factory=Moments)
-    ids: list[str] = field(default_factory=list)
+    # For "visible image" and "auxiliary image", the first file with each content.
     digests: dict[str, dict[bytes, str]] = field(default_factory=lambda: defaultdict(dict))
 
-    def __post_init__(self) -> None:
-        self.class_pixels = np.zeros(len(self.classes), dtype=np.int64)
-        self.class_images = np.zeros(len(self.classes), dtype=np.int64)
+    @property
+    def num_pairs(self) -> int:
+        return len(self.ids)
 
 
 def check_split(
@@ -92,12 +82,12 @@ def check_split(
 ) -> SplitReport:
     """Reads every pair of a registered dataset as training would, and looks at its values.
 
-    Args:
-        progress: wraps the iteration over the records, to show how far it is.
+    `progress` wraps the iteration over the records, to show how far it is.
     """
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
-    report = SplitReport(name, metadata.stuff_classes, num_pairs=len(records))
-    report.ids = [record["image_id"] for record in records]
+    ids = [record["image_id"] for record in records]
+    none = np.zeros(len(metadata.stuff_classes), dtype=np.int64)
+    report = SplitReport(name, metadata.stuff_classes, ids, none, none.copy())
     _check_count(report, metadata.num_images)
     for image_id, times in Counter(report.ids).items():
         if times > 1:

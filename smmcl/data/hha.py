@@ -44,18 +44,12 @@ NYU_CAMERA = Camera(518.858, 519.470, 325.582, 253.736)  # the colour camera, at
 
 @dataclass(frozen=True)
 class HHA:
-    """The three channels, (H, W) each, and the direction they are measured along.
+    """The three channels, (H, W) each, and the direction they are measured along."""
 
-    disparity: 31000 / depth in cm, at most 310; 0 without depth.
-    height: in cm above the lowest point; 0 without depth.
-    angle: of the surface normal with gravity in degrees: 0 floor, 90 wall, 180 ceiling or unknown.
-    gravity: (3,) unit vector in the camera's axes.
-    """
-
-    disparity: Array
-    height: Array
-    angle: Array
-    gravity: Array
+    disparity: Array  # 31000 / depth in cm, at most 310; 0 without depth
+    height: Array  # in cm above the lowest point; 0 without depth
+    angle: Array  # of normal and gravity in degrees: 0 floor, 90 wall, 180 ceiling or unknown
+    gravity: Array  # (3,) unit vector in the camera's axes
 
     def image(self) -> Array:
         """Returns (H, W, 3) uint8: disparity, height, angle + 38; the slack keeps it above 0."""

@@ -55,13 +55,10 @@ class MultiModalSegmentor(nn.Module):
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.contrast = contrast
-        statistics = {
-            "pixel_mean": pixel_mean,
-            "pixel_std": pixel_std,
-            "auxiliary_mean": auxiliary_mean,
-            "auxiliary_std": auxiliary_std,
-        }
-        for name, values in statistics.items():
+        for name, values in (
+            ("pixel_mean", pixel_mean), ("pixel_std", pixel_std),
+            ("auxiliary_mean", auxiliary_mean), ("auxiliary_std", auxiliary_std),
+        ):  # fmt: skip
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         # Convolutions are most of the time, and fastest with the channels innermost.
         self.to(memory_format=torch.channels_last)

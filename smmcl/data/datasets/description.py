@@ -18,48 +18,31 @@ PARTS = ("visible", "auxiliary", "label")
 
 @dataclass(frozen=True)
 class Split:
-    """Pairs of one split.
+    """Pairs of one split."""
 
-    Args:
-        lists: text files with one pair a line; without any, every pair that the folder holds.
-        pairs: how many pairs the set's authors publish for it.
-        only: a tag; pairs without it are left out.
-    """
-
-    lists: Sequence[str] = ()
-    pairs: int | None = None
-    only: str | None = None
+    lists: Sequence[str] = ()  # files with one pair a line; without any, all that the folder holds
+    pairs: int | None = None  # how many the set's authors publish
+    only: str | None = None  # a tag; pairs without it are left out
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a dataset file says.
+    """What a dataset file says."""
 
-    Args:
-        classes: names; the position is the training label.
-        layouts: alternatives, each a pattern of the "visible", "auxiliary" and "label" files with
-            {id} and, where folders are named so, {split}.
-        splits: by name.
-        auxiliary: alternatives, told apart by the channels and bits of the files.
-        root: folder of the files, or alternatives.
-        colors: RGB per class, 0..255.
-        label_offset, stored_ignore: as in `image_pair.read_label`.
-        absent_from_mean: classes left out of the headline mean.
-        tags: for each tag a pattern of ids ("*N"), or a list file ("night.txt").
-        skip: pattern of listed ids that stand for no pair of their own.
-    """
-
-    classes: Sequence[str]
+    classes: Sequence[str]  # names; the position is the training label
+    # Alternatives, each a pattern of the "visible", "auxiliary" and "label" files with {id} and,
+    # where folders are named so, {split}.
     layouts: Sequence[Mapping[str, str]]
     splits: Mapping[str, Split]
-    auxiliary: Sequence[AuxiliaryContract]
-    root: Sequence[str] = (".",)
-    colors: Sequence[Sequence[int]] = ()
-    label_offset: int = 0
+    auxiliary: Sequence[AuxiliaryContract]  # alternatives, told apart by the files' channels, bits
+    root: Sequence[str] = (".",)  # folder of the files, or alternatives
+    colors: Sequence[Sequence[int]] = ()  # RGB per class, 0..255
+    label_offset: int = 0  # this and the next as in `image_pair.read_label`
     stored_ignore: int | None = None
-    absent_from_mean: Sequence[str] = ()
+    absent_from_mean: Sequence[str] = ()  # classes left out of the headline mean
+    # For each tag a pattern of ids ("*N"), or a list file ("night.txt").
     tags: Mapping[str, str] = field(default_factory=dict)
-    skip: str = ""
+    skip: str = ""  # pattern of listed ids that stand for no pair of their own
 
 
 def read_description(path: str | Path) -> Description:

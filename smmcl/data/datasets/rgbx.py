@@ -20,19 +20,12 @@ NUM_PROBES = 8  # pairs looked at, spread over the split: some files may be miss
 
 @dataclass(frozen=True)
 class FoundSplit:
-    """A split on disk.
+    """A split on disk."""
 
-    Args:
-        layout: the pattern of each part that its files follow.
-        contract: what its auxiliary images store.
-        records: for the catalog.
-        num_skipped: listed entries left out by `Description.skip`.
-    """
-
-    layout: Mapping[str, str]
-    contract: AuxiliaryContract
-    records: list[dict[str, Any]]
-    num_skipped: int
+    layout: Mapping[str, str]  # the pattern of each part that its files follow
+    contract: AuxiliaryContract  # what its auxiliary images store
+    records: list[dict[str, Any]]  # for the catalog
+    num_skipped: int  # listed entries left out by `Description.skip`
 
 
 def find_split(description: Description, split: str, *, base: str | Path) -> FoundSplit:

@@ -13,32 +13,19 @@ NEAR = 0.1  # metres: what is closer to the camera is not seen
 
 @dataclass
 class Lamp:
-    """A point light.
+    """A point light."""
 
-    Args:
-        position: X, Y, Z in metres.
-        color: radiant power per channel; 1 lights a white wall 1 m away to full scale.
-        glare: brightness of the halo that the lens shows around the lamp, 0 for none.
-        cutoff: height in metres above which it sheds no light, as a low beam.
-    """
-
-    position: tuple[float, float, float]
-    color: tuple[float, float, float]
-    glare: float = 0.0
-    cutoff: float = np.inf
+    position: tuple[float, float, float]  # X, Y, Z in metres
+    color: tuple[float, float, float]  # radiant power; 1 lights a white wall 1 m away fully
+    glare: float = 0.0  # brightness of the halo that the lens shows around the lamp
+    cutoff: float = np.inf  # metres of height above which it sheds no light, as a low beam
 
 
 class Scene:
-    """Surfaces nearest to the camera, per pixel: what, how far, of what colour, how warm.
-
-    Args:
-        size: H, W in pixels.
-        position: the camera's X, Y, Z in metres.
-        pitch: downward tilt in radians.
-        yaw: turn to the right in radians.
-    """
+    """Surfaces nearest to the camera, per pixel: what, how far, of what colour, how warm."""
 
     def __init__(self, size: tuple[int, int], *, position: tuple, pitch: float, yaw: float) -> None:
+        """The camera looks down by `pitch` and to the right by `yaw`, in radians."""
         height, width = size
         self.position = vector(position)
         self.focal = 0.78 * (height * width) ** 0.5  # pixels; the view is as wide at any shape
@@ -139,16 +126,9 @@ class Scene:
 
 
 def take_picture(radiance: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
-    """Turns radiance into what a cheap camera stores in the dark.
+    """Turns radiance (3, H, W) into what a cheap camera stores in the dark, (H, W, 3) uint8 RGB.
 
-    Colour fades with brightness, photon and read-out noise are added, bright parts saturate.
-
-    Args:
-        radiance: (3, H, W), 1 is full scale.
-        rng: source of the noise.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+    Colour fades with brightness, photon and read-out noise are added, what exceeds 1 saturates.
     """
     noise = rng.uniform(0.003, 0.006)  # deviation of the read-out noise, of full scale
     luminance = (radiance * vector((0.299, 0.587, 0.114))).sum(0)  # (H, W), Rec. 601

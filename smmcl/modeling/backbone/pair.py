@@ -52,14 +52,7 @@ class PairBackbone(Backbone):
                 self._out_feature_strides[f"{name}_{suffix}"] = stride
 
     def forward(self, visible: Tensor, auxiliary: Tensor) -> dict[str, Tensor]:
-        """
-        Args:
-            visible: (N, 3, H, W), normalised.
-            auxiliary: (N, A, H, W), normalised.
-
-        Returns:
-            features by name, as `output_shape()` describes them.
-        """
+        """Features, as `output_shape()` describes them, of normalised (N, 3 and A, H, W)."""
         features = {}
         for stage, name in enumerate(STAGES):
             visible = self.visible.stages[stage](visible)  # (N, C, h, w)
@@ -76,11 +69,7 @@ class SingleStreamBackbone(Backbone):
     """One stream alone, for ablations and for those who have one camera; nothing is exchanged."""
 
     def __init__(self, *, stream: nn.Module, is_visible: bool) -> None:
-        """
-        Args:
-            stream: module with four `stages`, their `widths` and `strides`.
-            is_visible: the stream sees the visible image, else the auxiliary one.
-        """
+        """The stream sees the visible image if `is_visible`, else the auxiliary one."""
         super().__init__()
         self.visible = stream if is_visible else None
         self.auxiliary = None if is_visible else stream

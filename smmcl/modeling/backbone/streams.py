@@ -14,12 +14,9 @@ STREAMS: dict[str, Callable[..., Stream]] = {
 
 
 def build_stream(name: str, *, in_channels: int = 3, drop_path_rate: float = 0.0) -> Stream:
-    """Build one stream, its weights drawn from torch's global generator.
+    """Build the stream of that name, its weights drawn from torch's global generator.
 
-    Args:
-        name: a key of `STREAMS`.
-        in_channels: channels of the image it reads.
-        drop_path_rate: see `DropPath`; rate of the last block.
+    `drop_path_rate` is that of the last block; see `DropPath`.
     """
     if name not in STREAMS:
         raise KeyError(f"no stream is named '{name}'. Choose one of: {', '.join(STREAMS)}.")

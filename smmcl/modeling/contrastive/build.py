@@ -19,11 +19,6 @@ for _branch in (SMMCL, UnsupervisedContrast, RegionContrast):
 
 
 def build_contrast(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module | None:
-    """The branch that MODEL.CONTRAST.NAME names; None for "", the baseline.
-
-    Args:
-        cfg: the whole config.
-        input_shape: what the backbone gives, by name.
-    """
+    """The branch that MODEL.CONTRAST.NAME names; None for "", the baseline."""
     name = cfg.MODEL.CONTRAST.NAME
     return CONTRAST_REGISTRY.get(name)(cfg, input_shape) if name else None

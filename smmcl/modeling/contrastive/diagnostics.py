@@ -35,12 +35,8 @@ class Diagnostics:
         self.num_seen = self.num_poor = 0
 
     def record(self, views: Views, embeddings: Mapping[str, Tensor], *, num_cells: int) -> None:
-        """
-        Args:
-            views: of this iteration.
-            embeddings: (M, D) of the streams "visible" and "auxiliary", or one of them.
-            num_cells: cells of the feature map.
-        """
+        """Takes the `embeddings` (M, D) of "visible" and "auxiliary" views, or one of them, from
+        feature maps of `num_cells`."""
         if not has_event_storage():
             return
         storage = get_event_storage()
@@ -72,9 +68,7 @@ class Diagnostics:
 def similarities(labels: Tensor, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Mean cosines, alignment and uniformity, without any matrix of all pairs.
 
-    Args:
-        labels: (M,) of at least two classes, on the CPU.
-        embeddings: see `Diagnostics.record`.
+    `labels` (M,), on the CPU, are of at least two classes.
     """
     units = [normalize(stream) for stream in embeddings.values()]  # (M, D) each
     labels = labels.to(units[0].device)

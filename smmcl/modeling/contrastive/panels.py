@@ -33,15 +33,10 @@ GROUP_ROWS = 128
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Views in the order of their labels.
+    """Views in the order of their labels."""
 
-    Attributes:
-        labels: (N,) ascending, on the device of the embeddings.
-        bounds: where each label begins, and N.
-    """
-
-    labels: torch.Tensor
-    bounds: list[int]
+    labels: torch.Tensor  # (N,) ascending, on the device of the embeddings
+    bounds: list[int]  # where each label begins, and N
 
     @classmethod
     def of(cls, labels: torch.Tensor, device: torch.device) -> "Runs":
@@ -68,19 +63,12 @@ class Runs:
 
 
 class Window(NamedTuple):
-    """The part of a panel where labels can be equal.
+    """The part of a panel where labels can be equal, each (R, M)."""
 
-    Attributes:
-        rows: its anchors.
-        keys: its keys.
-        view: (R, M) of the panel, 0 where labels are equal.
-        positives: (R, M) e^s of the positives, infinity elsewhere.
-    """
-
-    rows: slice
+    rows: slice  # its anchors
     keys: slice
-    view: torch.Tensor
-    positives: torch.Tensor
+    view: torch.Tensor  # of the panel, 0 where labels are equal
+    positives: torch.Tensor  # e^s of the positives, infinity elsewhere
 
 
 class Panels:

@@ -36,12 +36,7 @@ class Projector(nn.Sequential):
 
 
 def check_features(names: Sequence[str], input_shape: Mapping[str, ShapeSpec]) -> list[int]:
-    """Channels of the named features, which must exist and share a stride.
-
-    Args:
-        names: the visible feature and the auxiliary one.
-        input_shape: what the backbone gives, by name.
-    """
+    """Channels of the visible and the auxiliary feature, which must exist and share a stride."""
     missing = [name for name in names if name not in input_shape]
     if missing or len(names) != 2:
         raise ValueError(

@@ -41,11 +41,8 @@ class RegionContrast(nn.Module):
         """
         Args:
             in_feature: name of the visible feature.
-            channels: of this feature.
-            hidden_dim: channels of the projector's hidden layers.
-            embed_dim: D.
-            weight: of the loss.
-            temperature: of the loss.
+            channels, hidden_dim, embed_dim: of this feature and of the projector, see `SMMCL`.
+            weight, temperature: of the loss.
             num_classes: K; other labels never take part.
             memory_size: Q, 0 to contrast the regions of the batch alone.
         """
@@ -84,14 +81,11 @@ class RegionContrast(nn.Module):
         return {"loss_contrast_visible": self.weight * loss}
 
     def region_means(self, maps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit mean embedding and class of every class of every image.
+        """Unit mean embeddings (S, D) and classes (S,), ascending, of every class of every image.
 
         Args:
             maps: (N, D, h, w).
             labels: (N, h, w) on the CPU.
-
-        Returns:
-            (S, D) means and (S,) classes, ascending.
         """
         sets = sets_of_cells(labels, self.num_classes)  # (N * h * w,)
         cells = (sets < self.num_classes * len(labels)).nonzero().squeeze(1)

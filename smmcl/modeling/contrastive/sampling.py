@@ -17,35 +17,20 @@ import torch
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The sampled views, sets of one class side by side and classes ascending.
+    """The sampled views, sets of one class side by side and classes ascending."""
 
-    Attributes:
-        visible: (S * V,) cells of the visible feature map, counted along N * h * w.
-        auxiliary: (S * V,) cells of the auxiliary feature map.
-        labels: (S * V,) class of each view, the same for both modalities.
-        num_sets: S, 0 when there is nothing to contrast.
-        views_per_set: V, 0 likewise.
-    """
-
-    visible: torch.Tensor
-    auxiliary: torch.Tensor
-    labels: torch.Tensor
-    num_sets: int
-    views_per_set: int
+    visible: torch.Tensor  # (S * V,) cells of the visible feature map, counted along N * h * w
+    auxiliary: torch.Tensor  # (S * V,) of the auxiliary feature map
+    labels: torch.Tensor  # (S * V,) class of each view, the same for both modalities
+    num_sets: int  # S, 0 when there is nothing to contrast
+    views_per_set: int  # V, 0 likewise
 
 
 def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
-    """Bring labels to the size of a feature map: the pixel at the floor of each cell's corner.
+    """Bring labels (N, H, W) to (N, h, w): the pixel at the floor of each cell's corner.
 
     Rows and columns have their own scale. Integers, because a floating-point scale such as
     490 / 16 may land on the neighbour.
-
-    Args:
-        labels: (N, H, W).
-        size: (h, w).
-
-    Returns:
-        (N, h, w).
     """
     height, width = size
     rows = torch.arange(height) * labels.shape[1] // height
@@ -84,8 +69,7 @@ def sample_views(
     With more sets than `max_features`, that many random sets give one view each.
 
     Args:
-        labels: (N, h, w) classes at the resolution of the features. Values outside 0..K-1, the
-            ignored ones, never take part.
+        labels: (N, h, w); values outside 0..K-1, the ignored ones, never take part.
         num_classes: K.
         keys: of the visible and the auxiliary cells, (N, h, w) each, the same tensor for shared
             positions; and of the sets, (N, K).
@@ -118,14 +102,11 @@ def sample_views(
 
 
 def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Embeddings of some cells, without a copy of the maps that has the channels last.
+    """Embeddings (M, D) of some cells, without a copy of the maps that has the channels last.
 
     Args:
         maps: (N, D, h, w).
         cells: (M,) counted along N * h * w, on the device of the maps.
-
-    Returns:
-        (M, D).
     """
     size, area = maps.shape[1], maps.shape[2] * maps.shape[3]
     first = cells // area * size * area + cells % area  # (M,) entry of the first channel
@@ -135,10 +116,9 @@ def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 
 def sets_of_cells(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Number of each cell's set, class * N + image; K * N where the label is ignored."""
-    num_images = len(labels)
-    image = torch.arange(num_images)[:, None, None]  # (N, 1, 1)
+    image = torch.arange(len(labels))[:, None, None]  # (N, 1, 1)
     ignored = (labels < 0) | (labels >= num_classes)
-    sets = (labels * num_images + image).masked_fill(ignored, num_classes * num_images)
+    sets = (labels * len(labels) + image).masked_fill(ignored, num_classes * len(labels))
     return sets.flatten()  # (N * h * w,)
 
 

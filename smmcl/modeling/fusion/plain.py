@@ -27,14 +27,7 @@ class PlainSum(nn.Module):
         fused_width: int | None,
         scale: float,
     ) -> None:
-        """
-        Args:
-            visible_width: v.
-            auxiliary_width: a.
-            hidden_width, scale: part of the interface, without effect: nothing is exchanged here.
-            fused_width: channels of the fused feature; None where no head reads it, then the
-                fusion is not built.
-        """
+        """Takes what `CrossModalModulation` does; `hidden_width` and `scale` have no effect."""
         super().__init__()
         self.is_fused = fused_width is not None
         if fused_width is not None:
@@ -45,14 +38,7 @@ class PlainSum(nn.Module):
     def forward(
         self, visible: torch.Tensor, auxiliary: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            visible: (N, v, H, W), the visible stream's stage output.
-            auxiliary: (N, a, H, W).
-
-        Returns:
-            both unchanged, and the fused feature (N, fused_width, H, W) or None.
-        """
+        """Both unchanged, (N, v, H, W) and (N, a, H, W), and (N, fused_width, H, W) or None."""
         if not self.is_fused:
             return visible, auxiliary, None
         return visible, auxiliary, self.project_visible(visible) + self.project_auxiliary(auxiliary)
