@@ -35,8 +35,9 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
         if isinstance(module, MSCAN):
             for stage, width in zip(module.stages, PART_WIDTHS, strict=True):
                 for block in stage.blocks:
-                    _fold_block(block)
-                    block.mlp = _split(block.mlp, width)
+                    if block.layer_scale_1 is not None:  # not folded before
+                        _fold_block(block)
+                        block.mlp = _split(block.mlp, width)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype)

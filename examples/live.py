@@ -1,0 +1,59 @@
+"""Labels of a live pair of cameras or videos: live.py CONFIG WEIGHTS VISIBLE AUXILIARY [OUTPUT].
+
+VISIBLE and AUXILIARY are paths of videos or numbers of cameras; OUTPUT is a video of the labels'
+colours. The config names the data set, by which the auxiliary frames are read.
+"""
+
+import sys
+import time
+
+import cv2
+import numpy as np
+import torch
+
+from smmcl import Predictor
+from smmcl.config import build_config
+from smmcl.modeling.fold import fold
+
+SIZE = (320, 240)  # width and height that the model sees
+
+
+def frames(visible: str, auxiliary: str):
+    """Pairs of frames, (H, W, 3) in RGB and (H, W), until one of the two ends."""
+    captures = [cv2.VideoCapture(int(s) if s.isdecimal() else s) for s in (visible, auxiliary)]
+    for source, capture in zip((visible, auxiliary), captures, strict=True):
+        if not capture.isOpened():
+            raise SystemExit(f"{source} is no video or camera that OpenCV can open.")
+    while True:
+        (seen, picture), (sensed, other) = (capture.read() for capture in captures)
+        if not (seen and sensed):
+            return
+        picture = cv2.cvtColor(cv2.resize(picture, SIZE), cv2.COLOR_BGR2RGB)  # (240, 320, 3)
+        yield picture, cv2.cvtColor(cv2.resize(other, SIZE), cv2.COLOR_BGR2GRAY)  # (240, 320)
+
+
+def main(config: str, weights: str, visible: str, auxiliary: str, output: str = "") -> float:
+    """Returns the pairs per second, reading and writing included."""
+    predictor = Predictor(build_config(config, ["MODEL.WEIGHTS", weights]))
+    device = predictor.model.device.type
+    predictor.model = fold(predictor.model, dtype=torch.bfloat16)
+    colours = np.array(predictor.metadata.stuff_colors, dtype=np.uint8)[:, ::-1]  # (K, 3) in BGR
+    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    writer = cv2.VideoWriter(output, codec, 10, SIZE) if output else None
+    start, count = time.perf_counter(), 0
+    for picture, other in frames(visible, auxiliary):
+        inputs = predictor.prepare(picture, other)
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            labels = predictor.model([inputs])[0]["sem_seg"].argmax(dim=0)  # (240, 320)
+        if writer is not None:
+            writer.write(colours[labels.cpu().numpy()])
+        count += 1
+        print(f"\r{count / (time.perf_counter() - start):.1f} pairs/s", end="", flush=True)
+    if writer is not None:
+        writer.release()
+    print()
+    return count / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
