@@ -138,8 +138,9 @@ def _add_model(cfg: CfgNode) -> None:
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
-        # Network of the stream (smmcl/modeling/backbone/streams.py lists them); "" leaves the
-        # stream out, and with it the exchange.
+        # Network of the stream (smmcl/modeling/backbone/streams.py lists them), or on Detectron2
+        # "build_resnet_backbone" as MODEL.RESNETS has it, with OUT_FEATURES res2 to res5; "" leaves
+        # the stream out, and with it the exchange.
         node.NAME = "mscan_b"
         # ImageNet weights that its training starts from: path or URL of a file by the publishers
         # that smmcl/modeling/weights.py lists; "" starts from random ones. Read when training

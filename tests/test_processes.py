@@ -2,8 +2,10 @@
 
 import argparse
 import pathlib
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -53,3 +55,58 @@ def test_two_processes_on_a_cpu(tmp_path: pathlib.Path, torchrun: bool) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[0, 1] 0"
+
+
+DYING = """
+import argparse, os, signal, sys, time
+import torch
+from smmcl.cli import run
+from smmcl.d2 import comm
+from smmcl.processes import start
+
+def main(args):
+    for step in range(10_000):
+        time.sleep(0.02)
+        if step == 3 and comm.get_rank() == int(sys.argv[2]):
+            open(sys.argv[3], "w").write(str(time.time()))
+            if sys.argv[1] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("image a.png cannot be read.")
+        torch.distributed.all_reduce(torch.ones(1))
+
+if __name__ == "__main__":
+    run(lambda: start(main, argparse.Namespace(
+        num_gpus=2, num_machines=int(sys.argv[4]), machine_rank=int(sys.argv[5]),
+        dist_url=sys.argv[6],
+    )))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [1, 2])
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_a_death_ends_all_within_a_minute_and_is_named(tmp_path, how: str, machines: int) -> None:
+    """The last process dies; with two machines the first hears of it from the store alone."""
+    script, died_at = tmp_path / "script.py", tmp_path / "died_at"
+    script.write_text(DYING)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    victim = 2 * machines - 1
+    command = [sys.executable, str(script), how, str(victim), str(died_at), str(machines)]
+    running = [
+        subprocess.Popen([*command, str(rank), url], cwd=ROOT, text=True, stderr=subprocess.PIPE)
+        for rank in range(machines)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in running]
+    assert time.time() - float(died_at.read_text()) < 60
+    assert all(process.returncode for process in running)
+    if how == "kill":
+        assert f"error: process {victim} was ended by SIGKILL" in errors[-1]
+    else:
+        assert f"process {victim} failed" in errors[-1]
+        assert "error: image a.png cannot be read." in errors[-1]
+    if machines == 2:
+        named = "failed: ValueError: image a.png" if how == "raise" else "died or lost"
+        assert "leaves: process" in errors[0]
+        assert named in errors[0]

@@ -8,8 +8,8 @@ Shape shorthand in this module:
 from torch import Tensor, nn
 
 from smmcl.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec
-from smmcl.modeling.backbone.layers import recompute_blocks
-from smmcl.modeling.backbone.streams import build_stream
+from smmcl.modeling.backbone.layers import Stream, recompute_blocks
+from smmcl.modeling.backbone.streams import STREAMS, build_stream
 from smmcl.modeling.fusion.build import build_exchanges, fused_widths
 
 STAGES = ("res2", "res3", "res4", "res5")
@@ -94,9 +94,7 @@ def build_pair_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     ):
         pair = cfg.MODEL.PAIR[node]
         if pair.NAME:
-            streams[node] = build_stream(
-                pair.NAME, in_channels=channels, drop_path_rate=pair.DROP_PATH_RATE
-            )
+            streams[node] = _build_stream(cfg, pair, channels)
             if cfg.MODEL.PAIR.RECOMPUTE:
                 recompute_blocks(streams[node])
     if not streams:
@@ -108,6 +106,23 @@ def build_pair_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         (node, stream), *_ = streams.items()
         return SingleStreamBackbone(stream=stream, is_visible=node == "VISIBLE")
     return _build_two_streams(cfg, streams["VISIBLE"], streams["AUXILIARY"])
+
+
+def _build_stream(cfg: CfgNode, pair: CfgNode, channels: int) -> nn.Module:
+    """A stream by our name for it, else by the engine's: Detectron2's ResNet as MODEL.RESNETS."""
+    if pair.NAME in STREAMS or pair.NAME not in BACKBONE_REGISTRY:
+        rate = pair.DROP_PATH_RATE
+        return build_stream(pair.NAME, in_channels=channels, drop_path_rate=rate)
+    network = BACKBONE_REGISTRY.get(pair.NAME)(cfg, ShapeSpec(channels=channels))
+    shapes = [network.output_shape().get(name) for name in STAGES]
+    if None in shapes or not hasattr(network, "stem"):
+        raise ValueError(
+            f"the backbone {pair.NAME} is no ResNet with the features {', '.join(STAGES)}. Name "
+            f"build_resnet_backbone, with MODEL.RESNETS.OUT_FEATURES {list(STAGES)}."
+        )
+    first, *others = (getattr(network, name) for name in STAGES)
+    stages = [nn.Sequential(network.stem, first), *others]
+    return Stream(stages, widths=[shape.channels for shape in shapes])
 
 
 def _build_two_streams(cfg: CfgNode, visible: nn.Module, auxiliary: nn.Module) -> PairBackbone:
