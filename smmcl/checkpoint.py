@@ -121,6 +121,10 @@ class RunCheckpointer(DetectionCheckpointer):
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        hooks = checkpoint.get("trainer", {}).get("hooks", {})
+        if "WeightAverage" in hooks and "trainer" not in self.checkpointables:
+            logger.info("Taking the averaged weights of the checkpoint, not those of its last step")
+            checkpoint["model"] = hooks["WeightAverage"]
         incompatible = super()._load_model(checkpoint)
         missing = [
             name for name in incompatible.missing_keys if not name.startswith(self.unfilled or "\0")

@@ -134,6 +134,9 @@ def _add_model(cfg: CfgNode) -> None:
     _C.MODEL.AUXILIARY.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.AUXILIARY.PIXEL_STD = [58.395, 57.12, 57.375]
 
+    # Backend of torch.compile for the backbone, such as "inductor"; "" runs it as it is. What does
+    # not compile is an error.
+    _C.MODEL.COMPILE = ""
     _C.MODEL.BACKBONE.NAME = "build_pair_backbone"
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
@@ -247,6 +250,8 @@ def _add_solver(cfg: CfgNode) -> None:
     # What Detectron2's SOLVER.AMP.ENABLED computes in: "bfloat16", "float16" (with the loss
     # scaled), or "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere.
     _C.SOLVER.AMP.DTYPE = "auto"
+    # Decay of the moving average of weights that evaluation then uses, such as 0.999; 0 keeps none.
+    _C.SOLVER.AVERAGE_DECAY = 0.0
     # Keeps MSCAN's layer scales at their start values, as the authors' optimiser did.
     _C.SOLVER.FREEZE_LAYER_SCALE = False
 
@@ -270,5 +275,8 @@ def _add_test(cfg: CfgNode) -> None:
     _C.TEST.AUG.SUM = "softmax"
     # Evaluate in the mixed precision of SOLVER.AMP.DTYPE, whether trained so or not.
     _C.TEST.AMP = False
+    # Score by which model_best.pth is chosen, such as "sem_seg/mIoU"; with several sets in
+    # DATASETS.TEST "mfnet_val/sem_seg/mIoU". Only a validation set may choose. "" keeps the last.
+    _C.TEST.BEST_METRIC = ""
     # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" for none.
     _C.TEST.SAVE_PREDICTIONS = ""

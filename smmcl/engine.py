@@ -26,13 +26,20 @@ from smmcl.d2 import (
     build_model,
     comm,
     default_setup,
+    hooks,
     setup_logger,
 )
 from smmcl.data.datasets.build import build_model_inputs, ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
-from smmcl.hooks import AverageRunningStatistics, ReseedEveryStep, StopOnSignal
+from smmcl.hooks import (
+    AverageRunningStatistics,
+    ReseedEveryStep,
+    StopOnSignal,
+    WeightAverage,
+    build_best_checkpoint,
+)
 from smmcl.modeling import meta_arch
 from smmcl.modeling.backbone import pair
 from smmcl.modeling.head import fpn_head, ham_head, mlp_head
@@ -40,7 +47,7 @@ from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.modeling.weights import load_stream
 from smmcl.processes import log_processes, parallelise
 from smmcl.solver import build_lr_scheduler, build_optimizer
-from smmcl.step import amp_dtype, build_step_trainer
+from smmcl.step import amp_dtype, bare, build_step_trainer, compile_backbone
 
 # Importing a module registers what it defines.
 PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
@@ -146,11 +153,27 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    def build_hooks(self) -> list[HookBase]:
+    def build_hooks(self) -> list[HookBase | None]:
         timer, scheduler, *others = super().build_hooks()
+        others = [
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+            if isinstance(hook, hooks.EvalHook)
+            else hook
+            for hook in others
+        ]
+        decay = self.cfg.SOLVER.AVERAGE_DECAY
+        self.average = WeightAverage(bare(self.model), decay) if decay else None
+        self.best = build_best_checkpoint(self.cfg)
         # What a stop saves includes the schedule's step; a long evaluation need not come first.
         first = [self.randomness, timer, scheduler, AverageRunningStatistics()]
-        return [*first, StopOnSignal(), *others]
+        return [*first, self.average, self.best, StopOnSignal(), *others]
+
+    def _evaluate(self) -> OrderedDict[str, Any]:
+        model = self.average.model if self.average else self.model
+        self._last_eval_results = self.test(self.cfg, model)
+        if self.best and comm.is_main_process():
+            self.best.update(self._last_eval_results)
+        return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the last checkpoint of OUTPUT_DIR where its data stream stopped, or starts.
@@ -191,6 +214,7 @@ class Trainer(DefaultTrainer):
             sum(parts.values()),
             ", ".join(f"{name} {count:.2f} M" for name, count in parts.items()),
         )
+        compile_backbone(cfg, model)
         return model
 
     @classmethod

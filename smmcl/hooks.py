@@ -1,14 +1,21 @@
-"""What is done around the steps: randomness by place, equal statistics, leaving on a signal."""
+"""What is done around steps: randomness, statistics, averages, signals, the best so far."""
 
+import copy
 import logging
+import math
+import pathlib
+import re
 import signal
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from smmcl.d2 import HookBase, comm
+from smmcl.checkpoint import is_sound
+from smmcl.d2 import CfgNode, HookBase, MetadataCatalog, comm
 
 logger = logging.getLogger(__name__)
 
@@ -100,3 +107,112 @@ class StopOnSignal(HookBase):
             signal.signal(number, self.before[number])
             signal.raise_signal(number)
         self.received = number
+
+
+class WeightAverage(HookBase):
+    """Keeps the exponential moving average of the weights and of batch norm's statistics.
+
+    Evaluation uses it, in the run and of its checkpoints later. Step i keeps a share d of the
+    average, where d = min(decay, (i + 1) / (i + 10)): a short run shall forget its random start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """
+        Args:
+            model: not wrapped, so that its names are those of a checkpoint.
+            decay: d in the long run, below 1.
+        """
+        if not 0 < decay < 1:
+            raise ValueError(f"SOLVER.AVERAGE_DECAY is {decay}. Set it below 1, or to 0 for none.")
+        self.source = model
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.is_resumed = False
+
+    def before_train(self) -> None:
+        if not self.is_resumed:  # the weights were loaded after this was built
+            self.model.load_state_dict(self.source.state_dict())
+
+    def after_step(self) -> None:
+        iteration = self.trainer.iter
+        decay = min(self.decay, (iteration + 1) / (iteration + 10))
+        means, values = self.model.state_dict(), self.source.state_dict()
+        names = [name for name, value in values.items() if value.is_floating_point()]
+        torch._foreach_lerp_([means[n] for n in names], [values[n] for n in names], 1 - decay)
+        for name in values.keys() - set(names):
+            means[name].copy_(values[name])  # counts
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.model.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.model.load_state_dict(state_dict)
+        self.is_resumed = True
+
+
+class BestCheckpoint(HookBase):
+    """Keeps the checkpoint of the highest score so far as model_best.pth.
+
+    That file is the memory of a resumed run, too: other checkpoints are written before the
+    evaluation of their iteration.
+    """
+
+    def __init__(self, metric: str) -> None:
+        """
+        Args:
+            metric: "task/name", or "dataset/task/name" where several datasets are evaluated.
+        """
+        self.metric = metric
+        self.best = -math.inf
+
+    def before_train(self) -> None:
+        path = pathlib.Path(self.trainer.checkpointer.save_dir) / "model_best.pth"
+        if self.trainer.start_iter and is_sound(path):
+            stored = torch.load(path, map_location="cpu", mmap=True)
+            if stored["metric"] == self.metric:
+                self.best = stored["score"]
+
+    def update(self, results: Mapping[str, Any]) -> None:
+        """Looks at the results of an evaluation, on the main process."""
+        scores = dict(_flat(results))
+        if self.metric not in scores:
+            raise ValueError(
+                f"TEST.BEST_METRIC is {self.metric!r}, which the evaluation does not give. "
+                f"It gives {', '.join(list(scores)[:6])}, and so on."
+            )
+        score = float(scores[self.metric])
+        if not score > self.best:
+            return
+        self.best = score
+        iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
+        logger.info("Best %s so far: %.4f after iteration %d", self.metric, score, iteration)
+        self.trainer.checkpointer.save(
+            "model_best", iteration=iteration, metric=self.metric, score=score
+        )
+
+
+def build_best_checkpoint(cfg: CfgNode) -> BestCheckpoint | None:
+    """Builds the hook of TEST.BEST_METRIC; what was chosen on a test set is no test result."""
+    metric = cfg.TEST.BEST_METRIC
+    if not metric:
+        return None
+    if not cfg.TEST.EVAL_PERIOD:
+        raise ValueError("TEST.BEST_METRIC is set but TEST.EVAL_PERIOD is 0: nothing to choose.")
+    names = [name for name in cfg.DATASETS.TEST if metric.startswith(f"{name}/")]
+    name = [*names, *cfg.DATASETS.TEST][0]
+    split = MetadataCatalog.get(name).get("split", name)
+    if name in cfg.DATASETS.TRAIN or re.search(r"(^|_)test(_|@|$)", split):
+        raise ValueError(
+            f"TEST.BEST_METRIC would choose a checkpoint on {name}, which is "
+            f"{'trained on' if name in cfg.DATASETS.TRAIN else 'a test set'}. Name a validation "
+            "set in DATASETS.TEST, or leave TEST.BEST_METRIC empty and report the last checkpoint."
+        )
+    return BestCheckpoint(metric)
+
+
+def _flat(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", score) for inner, score in _flat(value))
+        else:
+            yield name, value

@@ -1,4 +1,4 @@
-"""One step of the optimiser: its batch in parts, and forward in a lower precision, where asked."""
+"""A step for a small device: in parts, in a lower precision, compiled, each where asked."""
 
 import contextlib
 import logging
@@ -127,6 +127,19 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}. Set it to 'auto', {' or '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def compile_backbone(cfg: CfgNode, model: nn.Module) -> None:
+    """Compiles in place by MODEL.COMPILE, so that names stay; what cannot be is an error."""
+    backend = cfg.MODEL.COMPILE
+    known = ["", *torch.compiler.list_backends(exclude_tags=())]
+    if backend not in known:
+        raise ValueError(f"MODEL.COMPILE is {backend!r}. Set it to one of {known}.")
+    if backend and cfg.MODEL.PAIR.RECOMPUTE:
+        raise ValueError("MODEL.COMPILE cannot compile MODEL.PAIR.RECOMPUTE. Choose one of them.")
+    if backend:
+        model.backbone.compile(backend=backend, fullgraph=True)
+        logger.info("%s compiles the backbone at its first call, and for new sizes", backend)
 
 
 def unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager:

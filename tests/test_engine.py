@@ -89,6 +89,66 @@ def test_train_stop_resume_evaluate(tmp_path: pathlib.Path) -> None:
     assert evaluate(cfg) == results
 
 
+@pytest.mark.slow
+def test_with_everything_on_a_stop_changes_nothing(tmp_path: pathlib.Path) -> None:
+    """Parts, bfloat16, recomputing, drop path, average and best checkpoint, together."""
+    keys = [
+        "SOLVER.MAX_ITER", "6", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "2",
+        "SOLVER.AMP.ENABLED", "True", "TEST.AMP", "True", "MODEL.PAIR.RECOMPUTE", "True",
+        "MODEL.PAIR.VISIBLE.DROP_PATH_RATE", "0.2", "SOLVER.AVERAGE_DECAY", "0.9",
+        "TEST.EVAL_PERIOD", "3", "TEST.BEST_METRIC", "sem_seg/mIoU",
+    ]  # fmt: skip
+    results = []
+    for name in ("whole", "halves"):
+        cfg = config(tmp_path / name, *keys)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        if name == "halves":
+            trainer.register_hooks([StopAt(3)])
+            with pytest.raises(SystemExit):
+                trainer.train()
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=True)
+            assert trainer.start_iter == 4
+        results.append(trainer.train())
+        # A checkpoint is evaluated by its averaged weights, as in training.
+        assert evaluate(cfg) == results[-1]
+    assert results[0] == results[1]
+    for file in ("model_final.pth", "model_best.pth"):
+        whole, halves = (torch.load(tmp_path / name / file) for name in ("whole", "halves"))
+        assert all(torch.equal(whole["model"][key], halves["model"][key]) for key in whole["model"])
+        averages = [run["trainer"]["hooks"]["WeightAverage"] for run in (whole, halves)]
+        assert all(torch.equal(averages[0][key], averages[1][key]) for key in averages[0])
+        assert any(not torch.equal(averages[0][key], whole["model"][key]) for key in averages[0])
+        assert whole.get("score") == halves.get("score")
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_gives_the_same_numbers(tmp_path: pathlib.Path) -> None:
+    sizes = ["MODEL.PAIR.VISIBLE.NAME", "resnet18", "MODEL.PAIR.AUXILIARY.NAME", "resnet18"]
+    inputs = [{"image": torch.full((3, 32, 64), 90), "auxiliary": torch.full((3, 32, 64), 9)}]
+    outputs = []
+    for backend in ("", "aot_eager"):
+        cfg = config(tmp_path, *sizes, "MODEL.COMPILE", backend)
+        torch.manual_seed(0)
+        model = Trainer.build_model(cfg).eval()
+        with torch.no_grad():
+            outputs.append(model(inputs)[0]["sem_seg"])
+    torch.testing.assert_close(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["MODEL.COMPILE", "fast"], "MODEL.COMPILE is 'fast'.*inductor"),
+        (["MODEL.COMPILE", "eager", "MODEL.PAIR.RECOMPUTE", "True"], "Choose one of them"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(tmp_path, keys: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer.build_model(config(tmp_path, *keys))
+
+
 def test_evaluation_without_a_trained_model_is_refused(tmp_path: pathlib.Path) -> None:
     cfg = config(tmp_path)
     with pytest.raises(ValueError, match="no trained model"):

@@ -64,6 +64,7 @@ def register_split(name: str, description: Description, split: str, *, base: str
         stuff_colors=[list(color) for color in description.colors],
         ignore_label=255,
         evaluator_type="sem_seg",
+        split=split,
         label_offset=description.label_offset,
         stored_ignore=description.stored_ignore,
         auxiliary=dataclasses.asdict(found.contract),
