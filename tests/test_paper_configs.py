@@ -36,7 +36,8 @@ def test_the_header_states_the_iterations_that_follow(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_both_streams_start_from_the_file_of_their_network(name: str) -> None:
-    for stream in build_config(str(ROOT / f"configs/{name}.yaml")).MODEL.PAIR.values():
+    pair = build_config(str(ROOT / f"configs/{name}.yaml")).MODEL.PAIR
+    for stream in (pair.VISIBLE, pair.AUXILIARY):
         url, _, file = stream.WEIGHTS.rpartition("/")
         assert url.startswith("https://")
         assert file.startswith(stream.NAME)
