@@ -25,7 +25,7 @@ lint: $(VENV)/ready
 	$(PY) -m ruff format --check .
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m 'not slow'
 
 test-all: lint
 	OMP_NUM_THREADS=2 $(PY) -m pytest
