@@ -118,20 +118,17 @@ class Robustness:
     def plot(self, task: str = "sem_seg") -> Figure:
         """mIoU over severity: one panel for the visible, one for the auxiliary image."""
         figure = Figure(figsize=(9, 4), layout="constrained")
-        panels = dict(zip(KEYS, figure.subplots(1, 2, sharey=True), strict=True))
-        colours = {name: f"C{place}" for place, name in enumerate(CORRUPTIONS)}
-        for (image, corruption), curve in self.curves(task).items():
-            for panel in [panels[image]] if image in panels else panels.values():
-                own = image in panels
-                name = corruption if own else f"{corruption}, {image}"
-                colour = colours[corruption] if own else "0.5" if image == "all" else "black"
-                style = "o-" if own else ":"
-                panel.plot(*zip(*curve, strict=True), style, color=colour, label=name, ms=4)
-        for image, panel in panels.items():
-            panel.set(title=f"{image} image spoilt", xlabel="severity", ylim=0)
+        for panel, name in zip(figure.subplots(1, 2, sharey=True), KEYS, strict=True):
+            for (image, corruption), curve in self.curves(task).items():
+                if image in KEYS and image != name:
+                    continue
+                style = {"color": f"C{[*CORRUPTIONS, 'mean'].index(corruption)}", "marker": "o"}
+                if image not in KEYS:
+                    style, corruption = {"linestyle": ":"} | style, f"{corruption}, {image}"
+                panel.plot(*zip(*curve, strict=True), label=corruption, ms=4, **style)
+            panel.set(title=f"{name} image spoilt", xlabel="severity", ylabel="mIoU (%)", ylim=0)
             panel.legend(fontsize="small")
             panel.grid(alpha=0.3)
-        panels["visible"].set_ylabel("mIoU (%)")
         return figure
 
     def save(self, folder: Path) -> None:

@@ -82,11 +82,7 @@ def export_program(
 
 
 def compare(wanted: Tensor, got: Tensor) -> tuple[float, float]:
-    """Largest difference of two outputs and the share of pixels whose label is the same.
-
-    Args:
-        wanted, got: logits (N, K, H, W), or labels (N, H, W).
-    """
+    """Largest difference and share of equal labels of logits (N, K, H, W) or labels (N, H, W)."""
     assert wanted.shape == got.shape, f"{tuple(got.shape)} is not {tuple(wanted.shape)}"
     difference = (wanted.double() - got.double()).abs().max().item()
     if wanted.ndim == 4:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -46,7 +47,7 @@ def test_pair_is_a_function_of_seed_split_and_index(kind):
         synthetic.render_pair(kind, "val", 3, size=(48, 64)),
         synthetic.render_pair(kind, "train", 3, size=(48, 64), seed=1),
     ]
-    for part in synthetic.PARTS:
+    for part in synthetic.PARTS.values():
         np.testing.assert_array_equal(first[part], again[part])
         assert all((first[part] != other[part]).any() for other in others)
 
@@ -136,15 +137,15 @@ def test_files_hold_the_arrays_and_are_written_once(kind, tmp_path):
 
 def test_interrupted_rendering_is_finished(tmp_path, monkeypatch):
     options = {"size": (40, 56), "root": tmp_path}
-    real, written = synthetic._write_png, []
+    real, written = synthetic.write_new_image, []
 
     def stop_in_the_middle(path, image):
         if len(written) == 7:
             raise KeyboardInterrupt
-        written.append(path)
+        written.append(Path(path))
         real(path, image)
 
-    monkeypatch.setattr(synthetic, "_write_png", stop_in_the_middle)
+    monkeypatch.setattr(synthetic, "write_new_image", stop_in_the_middle)
     with pytest.raises(KeyboardInterrupt):
         synthetic.load_synthetic("night", "train", count=5, **options)
     times = file_times(tmp_path)

@@ -8,18 +8,17 @@ import hashlib
 import logging
 import os
 import re
-import uuid
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets import synthetic_indoor, synthetic_night
+from smmcl.data.files import write_new_image
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("visible", "auxiliary", "label")
+PARTS = {"file_name": "visible", "auxiliary_file_name": "auxiliary", "sem_seg_file_name": "label"}
 SPLITS = {"train": 400, "val": 100}  # pairs in each
 SIZE = (128, 160)  # H, W where the dataset's name says no other
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
@@ -57,9 +56,7 @@ def load_synthetic(
     folder = Path(root) / f"synthetic_{kind}" / version / split
     records = [
         {
-            "file_name": str(folder / "visible" / f"{index:05d}.png"),
-            "auxiliary_file_name": str(folder / "auxiliary" / f"{index:05d}.png"),
-            "sem_seg_file_name": str(folder / "label" / f"{index:05d}.png"),
+            **{key: str(folder / part / f"{index:05d}.png") for key, part in PARTS.items()},
             "image_id": f"{index:05d}",
             "height": size[0],
             "width": size[1],
@@ -68,35 +65,26 @@ def load_synthetic(
         for index in range(SPLITS[split] if count is None else count)
     ]
     try:
-        for part in PARTS:
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
             f"generated pairs cannot be written into {folder}: {error.strerror}. "
             "Set DETECTRON2_DATASETS to a folder that can be written."
         ) from error
-    present = set.intersection(*({path.stem for path in (folder / p).iterdir()} for p in PARTS))
-    missing = [record["image_id"] for record in records if record["image_id"] not in present]
-    for done, name in enumerate(missing):
+    missing = [r for r in records if not all(Path(r[key]).is_file() for key in PARTS)]
+    for done, record in enumerate(missing):
         if done % 100 == 0:
             logger.info(f"Rendered {done} of {len(missing)} synthetic {kind} pairs into {folder}")
-        pair = render_pair(kind, split, int(name), size=size, seed=seed)
-        for part in PARTS:
-            _write_png(folder / part / f"{name}.png", pair[part])
+        pair = render_pair(kind, split, int(record["image_id"]), size=size, seed=seed)
+        for key, part in PARTS.items():
+            write_new_image(record[key], pair[part])
     return records
 
 
 def _generator_version() -> str:
     """Returns a digest of the code that draws: when it changes, another folder is filled."""
-    sources = sorted(Path(__file__).parent.glob("synthetic_*.py"))
+    sources = sorted(Path(__file__).parent.glob("synthetic*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
-
-
-def _write_png(path: Path, image: np.ndarray) -> None:
-    """Writes a file that is whole or absent, also when another process writes the same one."""
-    partial = path.with_name(f".{uuid.uuid4().hex}")
-    Image.fromarray(image).save(partial, format="png", compress_level=1)
-    partial.replace(path)
 
 
 def register_synthetic(name: str) -> None:

@@ -103,7 +103,7 @@ def build_pair_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             "Name at least one stream, for instance 'mscan_b'."
         )
     if len(streams) == 1:
-        (node, stream), *_ = streams.items()
+        ((node, stream),) = streams.items()
         return SingleStreamBackbone(stream=stream, is_visible=node == "VISIBLE")
     return _build_two_streams(cfg, streams["VISIBLE"], streams["AUXILIARY"])
 

@@ -49,8 +49,7 @@ def contrastive_losses(
         auxiliary: (N, D); view j has the label of visible view j.
         labels: (N,) int64 on the CPU. If they ascend, the embeddings need not be reordered.
         terms: those to compute, of TERMS.
-        cross_temperature: t of the cross-modal term.
-        intra_temperature: t of the intra-modal terms, whose P_i leaves out the anchor itself.
+        cross_temperature, intra_temperature: t; intra-modal P_i leave out the anchor itself.
         positives: which keys of an anchor's label are P_i in the cross-modal term: "all", those of
             another place ("other_place", Eq. 4 to the letter), or those of another index in the
             list ("other_index", the authors' code).

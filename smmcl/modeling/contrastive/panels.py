@@ -84,8 +84,7 @@ class Panels:
     ) -> None:
         """
         Args:
-            anchors: (N, D), of length 1.
-            keys: (N, D) likewise; the same tensor as `anchors` for an intra-modal term.
+            anchors, keys: (N, D), of length 1; the same tensor for an intra-modal term.
             runs: labels of both.
             places: of the anchors and of the keys, (N,) each: no key is a positive of an anchor of
                 its own place. None leaves no key out.

@@ -52,8 +52,8 @@ class CrossModalModulation(nn.Module):
         self.scale = scale
         self.spatial = _mlp(both, 2 * hidden_width, 1)
         self.channel = _mlp(2 * both, 4 * hidden_width, visible_width if same else both)
-        self.to_visible = _match(auxiliary_width, visible_width)
-        self.to_auxiliary = _match(visible_width, auxiliary_width)
+        self.to_visible = match_width(auxiliary_width, visible_width)
+        self.to_auxiliary = match_width(visible_width, auxiliary_width)
         self.fuse = None if fused_width is None else nn.Conv2d(both, fused_width, 1)
         init_encoder(self)
 
@@ -104,5 +104,5 @@ def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
     )
 
 
-def _match(width: int, receiving_width: int) -> nn.Module:
+def match_width(width: int, receiving_width: int) -> nn.Module:
     return nn.Identity() if width == receiving_width else nn.Conv2d(width, receiving_width, 1)

@@ -8,6 +8,7 @@ Shape shorthand in this module:
 import torch
 from torch import nn
 
+from smmcl.modeling.fusion.cross_modal import match_width
 from smmcl.modeling.init import init_encoder
 
 
@@ -31,8 +32,8 @@ class PlainSum(nn.Module):
         super().__init__()
         self.is_fused = fused_width is not None
         if fused_width is not None:
-            self.project_visible = _project(visible_width, fused_width)
-            self.project_auxiliary = _project(auxiliary_width, fused_width)
+            self.project_visible = match_width(visible_width, fused_width)
+            self.project_auxiliary = match_width(auxiliary_width, fused_width)
         init_encoder(self)
 
     def forward(
@@ -42,7 +43,3 @@ class PlainSum(nn.Module):
         if not self.is_fused:
             return visible, auxiliary, None
         return visible, auxiliary, self.project_visible(visible) + self.project_auxiliary(auxiliary)
-
-
-def _project(width: int, fused_width: int) -> nn.Module:
-    return nn.Identity() if width == fused_width else nn.Conv2d(width, fused_width, 1)
