@@ -7,14 +7,15 @@ import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import torch
+import yaml
 from torch import nn
 
 import smmcl
-from smmcl.d2 import ENGINE, ENGINE_VERSION, DetectionCheckpointer
+from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
 from smmcl.modeling.weight_files import read_file
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class RunCheckpointer(DetectionCheckpointer):
 
     A write goes to a temporary file that is flushed to the disk and renamed, so that a run stopped
     at any moment leaves the checkpoint before it. A damaged last checkpoint is passed over for the
-    newest sound one. A parameter of the model that a file leaves unfilled is an error.
+    newest sound one. A parameter that the model or the file alone has is an error, save for the
+    contrastive branch of a file, which inference does without.
     """
 
     def __init__(
@@ -42,9 +44,9 @@ class RunCheckpointer(DetectionCheckpointer):
         Args:
             model: bare or wrapped for several processes.
             save_dir: folder to write to and to resume from.
-            unfilled: prefixes of parameters that a loaded file need not have.
+            unfilled: prefixes of parameters that a loaded file or the model need not have.
             num_kept: checkpoints `model_<number>.pth` that stay in the folder; 0 for all.
-            config: of the run, in YAML, which a checkpoint carries along.
+            config: of the run, as YAML; every file holds it.
             checkpointables: further objects with `state_dict` and `load_state_dict`.
         """
         super().__init__(model, save_dir, **checkpointables)
@@ -126,20 +128,69 @@ class RunCheckpointer(DetectionCheckpointer):
             logger.info("Taking the averaged weights of the checkpoint, not those of its last step")
             checkpoint["model"] = hooks["WeightAverage"]
         incompatible = super()._load_model(checkpoint)
-        missing = [
-            name for name in incompatible.missing_keys if not name.startswith(self.unfilled or "\0")
-        ]
-        if missing:
+        excused = self.unfilled or ("\0",)
+        missing = [n for n in incompatible.missing_keys if not n.startswith(excused)]
+        excused = ("contrast.", *excused)
+        unused = [n for n in incompatible.unexpected_keys if not n.startswith(excused)]
+        if missing or unused:
             shapes = "".join(
                 f" {name} is {tuple(got)} in the file but {tuple(wanted)} in the model."
                 for name, got, wanted in incompatible.incorrect_shapes[:3]
             )
             raise ValueError(
-                f"The checkpoint leaves {len(missing)} of the model's parameters unfilled, "
-                f"among them {', '.join(missing[:3])}.{shapes} Use the config that it was trained "
-                "with, or name what may stay unfilled in MODEL.UNFILLED_WEIGHTS."
+                f"The checkpoint leaves {len(missing)} of the model's parameters unfilled and "
+                f"{len(unused)} of its own unused, among them {', '.join([*missing, *unused][:3])}."
+                f"{shapes}{_advice(checkpoint.get('config', ''), self.config)} What may stay apart "
+                "is named in MODEL.UNFILLED_WEIGHTS."
             )
         return incompatible
+
+
+def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> RunCheckpointer:
+    """The checkpointer of a run, whose files hold its config."""
+    return RunCheckpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
+        num_kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+        config=cfg.dump(),
+        **checkpointables,
+    )
+
+
+def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
+    """What a checkpoint says of its run beside the weights.
+
+    Returns:
+        "config" as YAML, "inputs" as `describe_inputs` makes them; none of a file of others.
+    """
+    if not zipfile.is_zipfile(path):
+        return {}
+    stored = read_file(str(path))
+    return {key: stored[key] for key in ("config", "inputs") if stored.get(key)}
+
+
+def _advice(theirs: str, ours: str) -> str:
+    """How to make the model that a file holds: the config keys that differ, ready to be given."""
+    theirs, ours = (dict(_leaves(yaml.safe_load(text) or {})) for text in (theirs, ours))
+    other = {
+        key: value
+        for key, value in theirs.items()
+        if key.startswith("MODEL.") and "WEIGHTS" not in key and ours.get(key, value) != value
+    }
+    other.pop("MODEL.DEVICE", None)
+    if not other:
+        return " Use the config that it was trained with."
+    keys = " ".join(f"{key} {value!r}".replace(" ''", ' ""') for key, value in other.items())
+    return f" It was trained with these keys, which differ here: {keys}. Give them likewise."
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def is_sound(path: pathlib.Path) -> bool:

@@ -120,8 +120,8 @@ def _add_input(cfg: CfgNode) -> None:
 def _add_model(cfg: CfgNode) -> None:
     _C = cfg
     _C.MODEL.META_ARCHITECTURE = "MultiModalSegmentor"
-    # Prefixes of parameters that MODEL.WEIGHTS may leave unfilled, for instance the classifier
-    # when the classes change; any other unfilled parameter is an error.
+    # Prefixes of parameters that the model alone or MODEL.WEIGHTS alone may have, for instance the
+    # classifier when the classes change; any other that has no counterpart is an error.
     _C.MODEL.UNFILLED_WEIGHTS = []
     # With several GPUs, batch norm over the images of all of them, or of each by itself.
     _C.MODEL.SYNC_BATCH_NORM = True

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smmcl.checkpoint import RunCheckpointer
+from smmcl.checkpoint import build_checkpointer
 from smmcl.cli import without_traceback
 from smmcl.config import build_config
 from smmcl.d2 import (
@@ -139,14 +139,8 @@ class Trainer(DefaultTrainer):
         model = parallelise(model, has_sync_norm=cfg.MODEL.SYNC_BATCH_NORM)
         self._trainer = build_step_trainer(cfg, model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = RunCheckpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
-            num_kept=cfg.SOLVER.CHECKPOINTS_KEPT,
-            config=cfg.dump(),
-            trainer=weakref.proxy(self),
-            inputs=build_model_inputs(cfg),
+        self.checkpointer = build_checkpointer(
+            cfg, model, trainer=weakref.proxy(self), inputs=build_model_inputs(cfg)
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -265,25 +259,24 @@ def load_streams(cfg: CfgNode, model: nn.Module) -> None:
             load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
 
 
-def load_weights(cfg: CfgNode, model: nn.Module) -> str:
-    """Fills the model from MODEL.WEIGHTS, else from OUTPUT_DIR's last checkpoint.
+def find_weights(cfg: CfgNode) -> str:
+    """Path of MODEL.WEIGHTS, else of OUTPUT_DIR's last checkpoint.
 
-    Returns the path; a model without either is refused, since random numbers are no result.
+    A model without either is refused, since random numbers are no result.
     """
-    checkpointer = RunCheckpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
-        inputs=build_model_inputs(cfg),
-    )
     path = cfg.MODEL.WEIGHTS
     if not path:
-        path = checkpointer.get_checkpoint_file()
+        path = build_checkpointer(cfg, nn.Identity()).get_checkpoint_file()
         if not path:
             raise ValueError(
                 f"MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint, so there is no "
                 "trained model. Set MODEL.WEIGHTS to a .pth file, or OUTPUT_DIR to a run's folder."
             )
         logger.info("MODEL.WEIGHTS is empty: using the last checkpoint %s", path)
-    checkpointer.load(path, checkpointables=["inputs"])
     return path
+
+
+def load_weights(cfg: CfgNode, model: nn.Module) -> None:
+    """Fills the model from the file of `find_weights`."""
+    checkpointer = build_checkpointer(cfg, model, inputs=build_model_inputs(cfg))
+    checkpointer.load(find_weights(cfg), checkpointables=["inputs"])

@@ -4,41 +4,30 @@ Shape shorthand in this module:
     K: classes     H, W: size of a pair     A: channels of the auxiliary image
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
+from smmcl.checkpoint import read_facts
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
-from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.image_pair import (
-    check_same_size,
-    convert_auxiliary,
-    convert_visible,
-    decode,
-)
+from smmcl.data.augmentation import PairGeometry
+from smmcl.data.datasets.build import agreed_metadata, register_facts
+from smmcl.data.image_pair import check_same_size, convert_auxiliary, convert_visible, decode
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.engine import check_datasets, load_weights, with_device
+from smmcl.engine import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.modeling.fold import fold
 from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.visualizer import draw_pair, pictures
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-
-# Pillow's names for what an array holds, by type and channels.
-MODES = {
-    ("uint8", 1): "L",
-    ("uint8", 3): "RGB",
-    ("uint8", 4): "RGBA",
-    ("uint16", 1): "I;16",
-    ("int32", 1): "I",
-    ("float32", 1): "F",
-}
 
 
 class Prediction(NamedTuple):
@@ -63,22 +52,26 @@ class Predictor:
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: of the model. MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR, fills it; the
-                datasets of DATASETS.TEST and .TRAIN, which must agree, say what the images hold.
+            cfg: of the model. MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR, fills it. What
+                the images hold is told by its datasets, but of those that the model was trained
+                and tested on the checkpoint tells all: their files need not be there.
         """
-        names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
-        if not names:
-            raise ValueError(
-                "DATASETS.TEST and .TRAIN are empty, so it is not known what the images hold. "
-                "Name the dataset that the model was trained on."
-            )
+        cfg = with_device(cfg)
+        path = find_weights(cfg)
+        names = datasets_of(cfg, read_facts(path))
+        cfg = changed(cfg, "MODEL.WEIGHTS", path, "DATASETS.TRAIN", (), "DATASETS.TEST", names)
         check_datasets(cfg)
-        self.cfg = with_device(cfg)
-        self.mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=names[0])
-        self.metadata = agreed_metadata(names)
-        model = build_model(self.cfg)
-        load_weights(self.cfg, model)
+        self.cfg = cfg
+        model = build_model(cfg)
+        load_weights(cfg, model)
         self.model = fold(model)
+        self.metadata = agreed_metadata(names)
+        self.mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=names[0])
+        # Who trained with missing images may leave them out.
+        corruption = cfg.INPUT.CORRUPTION
+        self.needs_auxiliary = bool(cfg.MODEL.PAIR.AUXILIARY.NAME) and not (
+            corruption.PROBABILITY and "missing" in corruption.NAMES
+        )
 
     @classmethod
     def from_checkpoint(
@@ -92,16 +85,23 @@ class Predictor:
 
         Args:
             path: of the checkpoint.
-            config_file: of the run; by default the config.yaml beside the checkpoint.
+            config_file: of the run, or name of a shipped one; by default the config that the
+                checkpoint holds, else the config.yaml beside it.
             overrides: alternating config keys and values, such as ("MODEL.DEVICE", "cuda:1").
         """
-        config_file = Path(config_file or Path(path).parent / "config.yaml")
-        if not config_file.is_file():
+        overrides = [*overrides, "MODEL.WEIGHTS", str(path)]
+        if config_file is None and (text := read_facts(path).get("config")):
+            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                file.write(text)
+                file.flush()
+                return cls(build_config(file.name, overrides))
+        beside = Path(path).with_name("config.yaml")
+        if config_file is None and not beside.is_file():
             raise FileNotFoundError(
-                f"there is no config {config_file} for the checkpoint {path}. Name its config as "
-                "config_file."
+                f"checkpoint {path} does not exist or holds no config, and there is no {beside}. "
+                "Correct the path, or name its config as config_file."
             )
-        return cls(build_config(str(config_file), [*overrides, "MODEL.WEIGHTS", str(path)]))
+        return cls(build_config(str(config_file or beside), overrides))
 
     @overload
     def __call__(self, visible: ImageLike, auxiliary: ImageLike | None = None) -> Prediction: ...
@@ -132,8 +132,19 @@ class Predictor:
             )
         return self.predict([self.prepare(*pair) for pair in zip(visible, others, strict=True)])
 
-    def prepare(self, visible: ImageLike, auxiliary: ImageLike | None = None) -> dict[str, Any]:
+    def prepare(
+        self,
+        visible: ImageLike,
+        auxiliary: ImageLike | None = None,
+        *,
+        short_side: int | None = None,
+    ) -> dict[str, Any]:
         """Makes the model's input of one pair, as the mapper does of a record of the catalog.
+
+        Args:
+            visible, auxiliary: as in a call.
+            short_side: pixels that the shorter side is brought to for the model, whose prediction
+                returns to the visible image's own size; the two images may then differ in size.
 
         Returns:
             "image" (3, H, W), "auxiliary" (A, H, W), "height", "width", and "file_name" if known.
@@ -147,12 +158,17 @@ class Predictor:
             self._check_needs_no_auxiliary(name)
             other = np.zeros((*image.shape[:2], channels), dtype=np.uint8)  # (H, W, A)
         else:
-            contract = self.mapper.contract
             other = convert_auxiliary(
-                stored, mode, path=other_name, contract=contract, channels=channels
+                stored, mode, path=other_name, contract=self.mapper.contract, channels=channels
             )
-            check_same_size(image, name, other, other_name)
         height, width = image.shape[:2]
+        if short_side is None:
+            check_same_size(image, name, other, other_name)
+        else:
+            factor = short_side / min(height, width)
+            size = (round(factor * height), round(factor * width))
+            geometry = PairGeometry(False, size, (0, 0), size)
+            image, other = (geometry.apply(part, fill=0) for part in (image, other))
         return {
             "image": _channels_first(image),  # (3, H, W)
             "auxiliary": _channels_first(other),  # (A, H, W)
@@ -186,47 +202,60 @@ class Predictor:
         return Image.fromarray(self.draw(inputs, maps={"prediction": labels}, heading=heading))
 
     def draw(
-        self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], heading: str = ""
+        self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], **options: Any
     ) -> np.ndarray:
-        """Draws the panel of a prepared pair with label maps; see `visualizer.draw_pair`."""
+        """The panel of a prepared pair with label maps; `visualizer.draw_pair` has the options."""
         visible, auxiliary = pictures(inputs, fmt=self.mapper.image_format)
-        kind = self.mapper.contract.kind
-        return draw_pair(
-            visible, auxiliary, maps=maps, kind=kind, metadata=self.metadata, heading=heading
-        )
+        facts = {"kind": self.mapper.contract.kind, "metadata": self.metadata}
+        return draw_pair(visible, auxiliary, maps=maps, **facts, **options)
 
     def _check_needs_no_auxiliary(self, name: str) -> None:
-        if self.cfg.MODEL.PAIR.AUXILIARY.NAME:
+        if self.needs_auxiliary:
             raise ValueError(
                 f"no auxiliary image comes with {name}, which has no fourth channel either. Give "
-                "one, or use a model whose MODEL.PAIR.AUXILIARY.NAME is empty."
+                "one, or use a model without auxiliary stream (MODEL.PAIR.AUXILIARY.NAME ''), or "
+                "one trained with missing images (INPUT.CORRUPTION)."
             )
+
+
+def datasets_of(cfg: CfgNode, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The registered datasets that say what a model's images hold.
+
+    Args:
+        cfg: names the datasets.
+        facts: of the checkpoint; its "inputs" stand for the datasets of its "config".
+    """
+    names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
+    if not {"config", "inputs"} <= facts.keys():
+        return names
+    told = yaml.safe_load(facts["config"])["DATASETS"]
+    others = tuple(name for name in names if name not in (*told["TRAIN"], *told["TEST"]))
+    return others or (register_facts(facts["inputs"]),)
 
 
 def _stored(image: ImageLike, *, role: str) -> tuple[np.ndarray, str, str]:
     """The stored values, (H, W) or (H, W, channels), Pillow's mode of them, and a name."""
     if isinstance(image, (str, Path)):
         return *decode(image, role=role), str(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(image), image.mode, f"<{role}>"
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy()
         image = image.transpose(1, 2, 0) if image.ndim == 3 else image  # (H, W, channels)
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray):
+        image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        try:
+            image = Image.fromarray(np.ascontiguousarray(image))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{role} is an array of shape {image.shape} and type {image.dtype}. Give the "
+                "values stored in a file: 8-bit (H, W, 3 or 4), or (H, W) of uint8, uint16, int32 "
+                "or float32."
+            ) from error
+    if not isinstance(image, Image.Image):
         raise ValueError(
             f"{role} is a {type(image).__name__}. Give a path, a PIL image, a NumPy array or a "
             "tensor, or lists of them."
         )
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]  # (H, W)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    mode = MODES.get((str(image.dtype), channels))
-    if mode is None or image.ndim not in (2, 3):
-        raise ValueError(
-            f"{role} is an array of shape {image.shape} and type {image.dtype}. Give the values "
-            "stored in a file: 8-bit (H, W, 3 or 4), or (H, W) of uint8, uint16, int32 or float32."
-        )
-    return image, mode, f"<{role}>"
+    return np.asarray(image), image.mode, f"<{role}>"
 
 
 def _channels_first(image: np.ndarray) -> Tensor:

@@ -61,10 +61,20 @@ def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
         return np.full((*values.shape, 3), NO_MEASUREMENT, dtype=np.uint8)
     low, high = np.percentile(values[is_measured], (1, 99))
     stretched = ((values - low) / max(high - low, 1.0)).clip(0, 1)
-    colours = matplotlib.colormaps[COLOUR_MAPS.get(kind, OTHER_COLOUR_MAP)](stretched)  # (H, W, 4)
-    colours = np.rint(255 * colours[:, :, :3]).astype(np.uint8)  # (H, W, 3)
+    colours = colour(stretched, name=COLOUR_MAPS.get(kind, OTHER_COLOUR_MAP))  # (H, W, 3)
     colours[~is_measured] = NO_MEASUREMENT
     return colours
+
+
+def colour(values: np.ndarray, *, name: str = "viridis") -> np.ndarray:
+    """Colours (H, W) values of 0..1 by one of matplotlib's maps: (H, W, 3) uint8."""
+    return np.rint(255 * matplotlib.colormaps[name](values)[:, :, :3]).astype(np.uint8)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Brings (H, W) labels or values to `size` (height, width), each pixel the nearest one's."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, image.shape, strict=True))
+    return image[rows[:, None], columns]
 
 
 def overlay(
@@ -96,7 +106,12 @@ def class_shares(labels: np.ndarray, *, metadata: Any) -> dict[str, float]:
 
 
 def legend(
-    maps: Mapping[str, np.ndarray], *, metadata: Any, width: int, text_size: int = 18
+    maps: Mapping[str, np.ndarray],
+    *,
+    metadata: Any,
+    width: int,
+    text_size: int = 18,
+    is_steady: bool = False,
 ) -> np.ndarray:
     """Names the classes that occur with their colours and their shares of pixels.
 
@@ -105,14 +120,20 @@ def legend(
             as the ignore value, are not counted.
         metadata: of the dataset, with `stuff_classes` and `stuff_colors`.
         width: of the result, (height as needed, width, 3) uint8.
+        is_steady: names every class, in the dataset's order: a legend of one size, for videos.
     """
     shares = [class_shares(labels, metadata=metadata) for labels in maps.values()]
     entries = [
-        (tuple(colour), name, " / ".join(f"{100 * share[name]:.1f}%" for share in shares))
+        (
+            tuple(colour),
+            name,
+            " / ".join(f"{100 * share[name]:{4 * is_steady}.1f}%" for share in shares),
+        )
         for name, colour in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
-        if any(share[name] for share in shares)
+        if is_steady or any(share[name] for share in shares)
     ]
-    entries.sort(key=lambda entry: -shares[0][entry[1]])
+    if not is_steady:
+        entries.sort(key=lambda entry: -shares[0][entry[1]])
     note = f"share of pixels, {' / '.join(maps)}"
     return _draw_entries(entries, note=note, width=width, text_size=text_size)
 
@@ -162,16 +183,20 @@ def draw_pair(
     metadata: Any,
     heading: str = "",
     valid_box: tuple[int, int, int, int] | None = None,
+    extras: Mapping[str, np.ndarray] | None = None,
+    is_steady: bool = False,
 ) -> np.ndarray:
-    """The panel of one pair: visible, brightened, auxiliary, and the label maps.
+    """The panel of one pair: visible, brightened, auxiliary, the label maps, further pictures.
 
     Args:
         visible, auxiliary: as `pictures` gives them.
-        maps: (H, W) class indices by title, such as "prediction" and "truth".
+        maps: (H, W) class indices by title, such as "prediction" and "truth"; may be empty.
         kind: of the auxiliary contract.
         metadata: of the dataset.
         heading: a line above all.
         valid_box: (top, left, bottom, right) of the real pixels; the others are drawn grey.
+        extras: (H, W, 3) uint8 by title, the last in the row.
+        is_steady: the panel has the same size for every pair of one size.
     """
     size = visible.shape[:2]
     box = valid_box or (0, 0, *size)
@@ -184,10 +209,15 @@ def draw_pair(
     for title, labels in maps.items():
         labels = enlarge(labels[inside], width=size[1])
         images[title] = overlay(images["visible, brightened"], labels, metadata=metadata)
+    for title, image in (extras or {}).items():
+        images[title] = enlarge(image[inside], width=size[1])
     images = {title: _pad(image, size=size, box=box) for title, image in images.items()}
     width = images["visible"].shape[1]
     row, text_size = row_width(len(images), width), 10 + width // 40
-    key = legend(maps, metadata=metadata, width=row, text_size=text_size)
+    key = None
+    if maps:
+        facts = {"metadata": metadata, "is_steady": is_steady}
+        key = legend(maps, width=row, text_size=text_size, **facts)
     return panel(images, heading=heading, legend=key, text_size=text_size)
 
 

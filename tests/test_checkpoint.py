@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from smmcl.checkpoint import RunCheckpointer, is_sound
+from smmcl.checkpoint import RunCheckpointer, is_sound, read_facts
 
 
 def model(width: int = 3) -> nn.Module:
@@ -135,6 +135,27 @@ def test_nothing_in_a_file_runs(tmp_path: pathlib.Path, name: str) -> None:
     with pytest.raises(ValueError, match="could run code"):
         RunCheckpointer(model()).load(str(tmp_path / name))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_the_file_has_is_an_error_but_for_the_branch(tmp_path: pathlib.Path) -> None:
+    saved = nn.ModuleDict({"contrast": nn.Linear(1, 1), "head": model()})
+    RunCheckpointer(saved, str(tmp_path)).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    RunCheckpointer(nn.ModuleDict({"head": model()})).load(path)
+    with pytest.raises(ValueError, match=r"4 of its own unused, among them head\.0\.weight"):
+        RunCheckpointer(nn.ModuleDict({"contrast": nn.Linear(1, 1)})).load(path)
+
+
+def test_a_run_is_told_by_its_files(tmp_path: pathlib.Path) -> None:
+    theirs = "MODEL:\n  A: 1\n  DEVICE: cpu\n  B: x\nSEED: 1\n"
+    RunCheckpointer(model(), str(tmp_path), config=theirs).save("model_final")
+    path = str(tmp_path / "model_final.pth")
+    assert read_facts(path) == {"config": theirs}
+    ours = "MODEL:\n  A: 2\n  DEVICE: cuda\n  B: x\nSEED: 2\n"
+    with pytest.raises(ValueError, match=r"which differ here: MODEL\.A 1\. Give"):
+        RunCheckpointer(model(4), config=ours).load(path)
+    (tmp_path / "other.pth").write_bytes(b"no archive")
+    assert read_facts(tmp_path / "other.pth") == {}
 
 
 def test_a_missing_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from smmcl.checkpoint import RunCheckpointer
+from smmcl.checkpoint import RunCheckpointer, build_checkpointer
 from smmcl.config import build_config
-from smmcl.engine import Trainer
+from smmcl.data.datasets.build import build_model_inputs
+from smmcl.engine import Trainer, changed
 from smmcl.predictor import Prediction, Predictor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -127,6 +128,7 @@ def test_visualize_is_a_picture_for_notebooks(predictor: Predictor, images) -> N
         ("rgb", "rgb", "3 channel"),
         ("grey", "grey", "3 channels"),
         ("float", "grey", "type float32"),
+        ("long", "grey", "type int64"),
         ("rgb", 7, "auxiliary image is a int"),
         (["rgb", "rgb"], ["grey"], "2 visible but 1 auxiliary"),
     ],
@@ -137,6 +139,7 @@ def test_wrong_images_end_in_a_sentence(predictor, images, visible, auxiliary, w
         "grey": images[1],
         "short": images[1][:50],
         "float": images[0] / np.float32(255),
+        "long": images[1].astype(np.int64),
     }
 
     def form(name):
@@ -156,11 +159,58 @@ def test_a_model_without_auxiliary_stream_needs_no_such_image(tmp_path, images) 
 
 
 def test_a_checkpoint_of_another_model_is_refused(checkpoint, tmp_path) -> None:
+    other = ["MODEL.PAIR.AUXILIARY.NAME", "mscan_s"]
     with pytest.raises(ValueError, match="unfilled"):
-        Predictor.from_checkpoint(checkpoint, overrides=["MODEL.PAIR.AUXILIARY.NAME", "mscan_s"])
+        Predictor.from_checkpoint(checkpoint, overrides=other)
     with pytest.raises(ValueError, match="9 classes"):
         Predictor.from_checkpoint(checkpoint, overrides=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5])
-    with pytest.raises(FileNotFoundError, match="there is no config"):
-        Predictor.from_checkpoint(tmp_path / "model_final.pth")
-    with pytest.raises(ValueError, match="are empty"):
+    with pytest.raises(FileNotFoundError, match="does not exist or holds no config"):
+        Predictor.from_checkpoint(tmp_path / "none" / "model_final.pth")
+    with pytest.raises(ValueError, match="no dataset is named"):
         Predictor.from_checkpoint(checkpoint, overrides=["DATASETS.TEST", (), "DATASETS.TRAIN", ()])
+
+
+def test_a_checkpoint_stands_alone(tmp_path, images) -> None:
+    """Without config.yaml, and where the dataset that it was trained on is not."""
+    folder = write_run(tmp_path / "run").parent
+    cfg = build_config(str(folder / "config.yaml"))
+    model = Trainer.build_model(cfg)
+    inputs = build_model_inputs(cfg)
+    facts = inputs.facts[0] = inputs.facts[0] | {"name": "mine_train"}
+    absent = ["DATASETS.TRAIN", ("mine_train",), "DATASETS.TEST", ("mine_val",)]
+    build_checkpointer(changed(cfg, *absent), model, inputs=inputs).save("alone")
+    (folder / "config.yaml").unlink()
+    predictor = Predictor.from_checkpoint(folder / "alone.pth")
+    assert predictor.metadata.name.startswith("mine_train (as its checkpoint says")
+    assert predictor.metadata.stuff_classes == facts["stuff_classes"]
+    assert predictor(*images).labels.shape == SIZE
+    again = Predictor.from_checkpoint(folder / "alone.pth")  # the same facts, registered once
+    assert again.metadata.name == predictor.metadata.name
+
+    # Another model is refused by the keys that differ, ready to be given.
+    words = r"differ here: .*MODEL\.PAIR\.AUXILIARY\.NAME 'mscan_t'. Give them likewise"
+    visible_only = ["MODEL.PAIR.AUXILIARY.NAME", ""]
+    with pytest.raises(ValueError, match=words):  # its parameters are all filled
+        Predictor.from_checkpoint(
+            folder / "alone.pth", overrides=[*visible_only, "MODEL.CONTRAST.NAME", ""]
+        )
+    with pytest.raises(ValueError, match=r"as its checkpoint says, \w+\) has 9 classes"):
+        Predictor.from_checkpoint(
+            folder / "alone.pth", overrides=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5]
+        )
+
+
+def test_missing_auxiliary_images_are_blank_for_who_trained_so(checkpoint, images) -> None:
+    overrides = ["INPUT.CORRUPTION.PROBABILITY", 0.2]
+    predictor = Predictor.from_checkpoint(checkpoint, overrides=overrides)
+    assert same(predictor(images[0]), predictor(images[0], np.zeros(SIZE, np.uint8)))
+
+
+def test_resized_pairs_return_to_their_own_size(predictor: Predictor, images) -> None:
+    visible, auxiliary = images
+    inputs = predictor.prepare(visible, auxiliary[::2, ::2], short_side=128)
+    assert inputs["image"].shape == (3, 128, 192)
+    assert inputs["auxiliary"].shape == (3, 128, 192)
+    assert predictor.predict([inputs])[0].labels.shape == SIZE
+    same_size = predictor.prepare(visible, auxiliary, short_side=SIZE[0])
+    assert torch.equal(same_size["image"], predictor.prepare(visible, auxiliary)["image"])

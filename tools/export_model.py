@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, setup_logger
+from smmcl.data.datasets.build import ensure_registered
 from smmcl.modeling.export import (
     INPUT_NAMES,
     MIN_SIDE,
@@ -36,8 +37,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="takes normalised images instead of pixels 0..255")  # fmt: skip
     parser.add_argument("--labels", action="store_true",
                         help="gives labels and their probability instead of logits")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=1, help="pairs at a time")
-    parser.add_argument("--limit", type=int, default=2, help="pairs of the test set to compare")
+    parser.add_argument("--dataset", metavar="NAME", help="to compare on; by default the test set")
+    parser.add_argument("--limit", type=int, default=2, help="pairs of it")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides, such as MODEL.WEIGHTS model_final.pth")  # fmt: skip
     args = parser.parse_args()
@@ -46,8 +47,8 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def write_program(network: nn.Module, path: Path, *, channels: int, batch: int) -> None:
-    program = export_program(network, auxiliary_channels=channels, num_pairs=batch)
+def write_program(network: nn.Module, path: Path, *, channels: int) -> None:
+    program = export_program(network, auxiliary_channels=channels)
     if path.suffix == ".pt2":
         torch.export.save(program, path)
     else:
@@ -77,20 +78,17 @@ def read_program(path: Path) -> Callable[[Tensor, Tensor], Outputs] | None:
 def pairs_to_compare(
     predictor: Predictor, *, args: argparse.Namespace
 ) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
-    """Random pairs of two sizes, then pairs of the test set; (batch, channels, H, W) float32."""
+    """Random pairs of two sizes, then pairs of the test set; (N, channels, H, W) float32."""
     generator = torch.Generator().manual_seed(0)
     counts = (3, predictor.mapper.auxiliary_channels)
-    for size in ((MIN_SIDE, MIN_SIDE), (97, 131)):
-        shapes = ((args.batch, count, *size) for count in counts)
-        pair = (255 * torch.rand(shape, generator=generator) for shape in shapes)
-        yield f"random {size[0]}x{size[1]}", tuple(pair)
-    name = predictor.cfg.DATASETS.TEST[0]
-    for record in DatasetCatalog.get(name)[: args.limit]:
+    for num, *size in ((1, MIN_SIDE, MIN_SIDE), (3, 97, 131)):
+        pair = (255 * torch.rand((num, count, *size), generator=generator) for count in counts)
+        yield f"random {num} x {size[0]}x{size[1]}", tuple(pair)
+    ensure_registered([args.dataset])
+    for record in DatasetCatalog.get(args.dataset)[: args.limit]:
         inputs = predictor.mapper(record)
-        pair = (
-            inputs[key].float().expand(args.batch, -1, -1, -1) for key in ("image", "auxiliary")
-        )
-        yield f"{name} {record['image_id']}", tuple(part.contiguous() for part in pair)
+        pair = (inputs[key][None].float() for key in ("image", "auxiliary"))  # (1, channels, H, W)
+        yield f"{args.dataset} {record['image_id']}", tuple(pair)
 
 
 def check_file(
@@ -112,8 +110,8 @@ def facts_of(predictor: Predictor, *, args: argparse.Namespace) -> dict:
     """What a user of the file must know, for the JSON beside it."""
     cfg, metadata = predictor.cfg, predictor.metadata
     return {
-        "inputs": {"visible": [args.batch, 3, "H", "W"],
-                   "auxiliary": [args.batch, predictor.mapper.auxiliary_channels, "H", "W"]},
+        "inputs": {"visible": ["N", 3, "H", "W"],
+                   "auxiliary": ["N", predictor.mapper.auxiliary_channels, "H", "W"]},
         "values": "normalised" if args.normalised else "0..255 as float32",
         "outputs": "labels, probability" if args.labels else "logits",
         "least_side": MIN_SIDE,
@@ -134,6 +132,7 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     cfg = build_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    args.dataset = args.dataset or cfg.DATASETS.TEST[0]
     predictor = Predictor(cfg)
     network: nn.Module = TensorSegmentor(predictor.model)
     network = ToLabels(network) if args.labels else network
@@ -141,7 +140,7 @@ def main() -> None:
     network = network if args.normalised else whole
     args.output.parent.mkdir(parents=True, exist_ok=True)
     channels = predictor.mapper.auxiliary_channels
-    write_program(network, args.output, channels=channels, batch=args.batch)
+    write_program(network, args.output, channels=channels)
     facts = json.dumps(facts_of(predictor, args=args), indent=1)
     args.output.with_suffix(".json").write_text(facts)
     print(f"{args.output} and its .json written")

@@ -66,16 +66,16 @@ class ToLabels(nn.Module):
         return labels, probability
 
 
-def export_program(
-    network: nn.Module, *, auxiliary_channels: int, num_pairs: int = 1
-) -> ExportedProgram:
-    """Captures a network of this module for `num_pairs` pairs of any size from MIN_SIDE on."""
-    sides = {2: Dim("height", min=MIN_SIDE, max=8192), 3: Dim("width", min=MIN_SIDE, max=8192)}
-    example = tuple(torch.zeros(num_pairs, c, 96, 128) for c in (3, auxiliary_channels))
+def export_program(network: nn.Module, *, auxiliary_channels: int) -> ExportedProgram:
+    """Captures a network of this module for any number of pairs of any size from MIN_SIDE on."""
+    side = {"min": MIN_SIDE, "max": 8192}
+    sizes = {0: Dim("pairs", min=1), 2: Dim("height", **side), 3: Dim("width", **side)}
+    # Two pairs: a batch of one would be taken for a constant.
+    example = tuple(torch.zeros(2, c, 96, 128) for c in (3, auxiliary_channels))
     return torch.export.export(
         network,
         example,
-        dynamic_shapes=(sides, sides),
+        dynamic_shapes=(sizes, sizes),
         # That 1 % (1 + (width - 1) // 4) is not 0 can be checked, but is not proven by itself.
         prefer_deferred_runtime_asserts_over_guards=True,
     )

@@ -18,9 +18,9 @@ def model() -> torch.nn.Module:
     return Trainer.build_model(build_config(str(ROOT / "configs/synthetic_night.yaml"))).eval()
 
 
-def random_pair(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def random_pair(*size: int, num: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return tuple(255 * torch.rand(2, 3, *size, generator=generator) for _ in range(2))
+    return tuple(255 * torch.rand(num, 3, *size, generator=generator) for _ in range(2))
 
 
 def test_the_network_equals_the_model(model) -> None:
@@ -52,14 +52,14 @@ def test_compare_by_hand() -> None:
 
 
 @pytest.mark.slow
-def test_the_program_runs_at_any_size(model) -> None:
+def test_the_program_runs_at_any_size_and_number(model) -> None:
     network = FromPixels(TensorSegmentor(model), model=model).eval()
     program = export_program(network, auxiliary_channels=3).module()
-    for size in ((96, 128), (64, 64), (71, 130)):
-        visible, auxiliary = (part[:1] for part in random_pair(*size))
+    for num, *size in ((1, 96, 128), (2, 64, 64), (3, 71, 130)):
+        visible, auxiliary = random_pair(*size, num=num)
         with torch.inference_mode():
             difference, share = compare(network(visible, auxiliary), program(visible, auxiliary))
         assert difference < 1e-5
         assert share == 1
     with pytest.raises(AssertionError, match="Guard failed"):  # below the least side
-        program(*(part[:1] for part in random_pair(32, 32)))
+        program(*random_pair(32, 32))

@@ -9,6 +9,7 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.video import VideoWriter, read_frames
 
 DATASET = "synthetic_night_val@64x96"
 
@@ -100,7 +101,7 @@ def test_a_damaged_pair_is_skipped_only_on_demand(call_tool, run_folder, tmp_pat
     [
         (("--visible", "nowhere.png"), "nowhere.png is no image file"),
         (("--dataset", "nowhere"), "dataset 'nowhere' is not known"),
-        (("--dataset", "synthetic_indoor_val"), "differ in stuff_classes"),
+        (("--dataset", "synthetic_indoor_val"), "which the model was trained on"),
     ],
 )
 def test_wrong_requests_end_in_a_sentence(
@@ -110,3 +111,50 @@ def test_wrong_requests_end_in_a_sentence(
         demo(call_tool, run_folder, tmp_path / "out", *arguments)
     assert leaving.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def write_video(path: pathlib.Path, *, num: int, size: tuple[int, int] = (64, 96)) -> pathlib.Path:
+    video = VideoWriter(path)
+    for count in range(num):
+        video.write(np.full((*size, 3), 20 + 30 * count, np.uint8))
+    video.close()
+    return path
+
+
+def test_a_pair_of_videos(call_tool, run_folder, tmp_path, capsys) -> None:
+    visible = write_video(tmp_path / "v.mp4", num=3)
+    auxiliary = write_video(tmp_path / "a.mp4", num=3)
+    places = ("--visible", visible, "--auxiliary", auxiliary)
+    demo(call_tool, run_folder, tmp_path / "out", *places)
+    assert "3 pairs drawn" in capsys.readouterr().out
+    assert written(tmp_path / "out") == {"v_overlay.mp4", "v_panel.mp4"}
+    for part in ("overlay", "panel"):
+        assert len(list(read_frames(tmp_path / f"out/v_{part}.mp4"))) == 3
+
+
+def test_a_video_that_ends_early_leaves_what_was_drawn(
+    call_tool, run_folder, tmp_path, capsys
+) -> None:
+    visible = write_video(tmp_path / "v.mp4", num=3)
+    places = ("--visible", visible, "--auxiliary", write_video(tmp_path / "a.mp4", num=2))
+    with pytest.raises(SystemExit):
+        demo(call_tool, run_folder, tmp_path / "out", *places)
+    assert "a.mp4 ends after 2 frames but" in capsys.readouterr().err
+    assert len(list(read_frames(tmp_path / "out/v_overlay.mp4"))) == 2
+    demo(call_tool, run_folder, tmp_path / "out", *places, "--keep-going")
+    assert "2 pairs drawn" in capsys.readouterr().out
+
+
+def test_truth_and_resizing(call_tool, run_folder, tmp_path, capsys) -> None:
+    record = records()[0]
+    small = Image.open(record["auxiliary_file_name"]).resize((48, 32))
+    small.save(tmp_path / "a.png")
+    places = ("--visible", record["file_name"], "--auxiliary", tmp_path / "a.png")
+    with pytest.raises(SystemExit):
+        demo(call_tool, run_folder, tmp_path / "out", *places)
+    assert "must have one size" in capsys.readouterr().err
+    options = ("--truth", record["sem_seg_file_name"], "--short-side", 96, "--probabilities")
+    demo(call_tool, run_folder, tmp_path / "out", *places, *options)
+    assert np.load(tmp_path / "out/00000_probabilities.npz")["probabilities"].shape == (9, 64, 96)
+    # Six pictures of 144 columns, each shown three times as large.
+    assert Image.open(tmp_path / "out/00000_panel.png").width == 6 * 3 * 144 + 5 * 14 + 2 * 28

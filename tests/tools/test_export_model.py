@@ -13,7 +13,7 @@ def test_torch_export(call_tool, run_folder, tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert out.count("equal labels 100.0000%") == 3
     facts = json.loads((tmp_path / "m.json").read_text())
-    assert facts["inputs"]["auxiliary"] == [1, 3, "H", "W"]
+    assert facts["inputs"]["auxiliary"] == ["N", 3, "H", "W"]
     assert len(facts["classes"]) == len(facts["colours"]) == 9
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,19 @@ def _metadata_of_pairs(name: str) -> Any:
             f"({', '.join(SHARED_FACTS)}). Set them in its metadata, or name a set of pairs."
         )
     return MetadataCatalog.get(name)
+
+
+def register_facts(facts: Mapping[str, Any]) -> str:
+    """Puts the facts that a checkpoint holds into the catalog as a set without pairs; its name.
+
+    So a model can be used where the files that it was trained on are not.
+    """
+    digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:6]
+    name = f"{facts['name']} (as its checkpoint says, {digest})"
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(**{key: facts[key] for key in facts if key != "name"})
+    return name
 
 
 def _is_of_pairs(name: str) -> bool:

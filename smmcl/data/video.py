@@ -1,0 +1,88 @@
+"""Pairs of videos, frame by frame, through OpenCV; one that ends before its time is named.
+
+Shape shorthand in this module:
+    H, W: height and width of a frame
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
+CODEC_ERROR = 8  # steps of 255 by which the channels of a grey video may differ
+
+
+def is_video(place: str | Path | None) -> bool:
+    return Path(place or "").suffix.lower() in SUFFIXES
+
+
+def read_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """Yields the frames of a video, (H, W, 3) uint8 RGB; a grey one has three equal channels."""
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise ValueError(f"video {path} does not exist or cannot be read. Check the path.")
+    announced, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+    try:
+        while (frame := capture.read()[1]) is not None:
+            yield np.ascontiguousarray(frame[:, :, ::-1])  # (H, W, 3)
+            count += 1
+    finally:
+        capture.release()
+    if count < announced:
+        raise ValueError(
+            f"video {path} ends early: {count} of its {announced} frames can be read. The file is "
+            "damaged or cut short: fetch it again, or go on without the rest."
+        )
+
+
+def read_frame_pairs(
+    visible: str | Path, auxiliary: str | Path | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields the frames of two videos that begin together, or of the visible one with None.
+
+    Returns:
+        visible (H, W, 3) uint8; auxiliary (H, W) uint8 of a grey video, else (H, W, 3).
+    """
+    if auxiliary is None:
+        yield from ((frame, None) for frame in read_frames(visible))
+        return
+    videos = (read_frames(visible), read_frames(auxiliary))
+    for count, (frame, other) in enumerate(itertools.zip_longest(*videos)):
+        if frame is None or other is None:
+            short, long = (visible, auxiliary) if frame is None else (auxiliary, visible)
+            raise ValueError(
+                f"video {short} ends after {count} frames but {long} goes on. The videos of a pair "
+                "must show the same time: cut the longer one, or go on without the rest."
+            )
+        # A codec keeps grey only nearly: such a frame is one channel.
+        is_grey = np.ptp(other.astype(np.int16), axis=2).max() <= CODEC_ERROR
+        yield frame, other[:, :, 1] if is_grey else other
+
+
+class VideoWriter:
+    """Writes frames of one size as MP4; what was written can be played once it is closed."""
+
+    def __init__(self, path: str | Path, *, rate: float = 10.0) -> None:
+        """
+        Args:
+            path: of the file, ending in .mp4.
+            rate: frames per second.
+        """
+        self.path = Path(path)
+        self.rate = rate
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, frame: np.ndarray) -> None:
+        """Adds (H, W, 3) uint8 RGB; odd sides lose their last row or column, which MP4 has not."""
+        frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, ::-1]
+        if self._writer is None:
+            code = cv2.VideoWriter_fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, frame.shape[1::-1])
+        self._writer.write(np.ascontiguousarray(frame))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
