@@ -71,6 +71,8 @@ def _naming_the_key(cfg: CfgNode, source: str) -> Iterator[None]:
         key = str(error).strip("'\"").rpartition(": ")[2]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else "smmcl/config.py lists the keys."
+        if key.startswith("--"):
+            hint = "Options come before the pairs of KEY VALUE."
         raise ValueError(f"{source} sets {key}, which is no config key. {hint}") from error
     except ValueError as error:
         raise ValueError(f"{source} sets a value of another type: {error}") from error

@@ -87,6 +87,8 @@ def test_dumped_config_reads_back(tmp_path: pathlib.Path) -> None:
 def test_unknown_key_is_answered_by_name() -> None:
     with pytest.raises(ValueError, match=r"MODEL\.FUSION\.SCAL.*MODEL\.FUSION\.SCALE"):
         build_config("", ["MODEL.FUSION.SCAL", "1.0"])
+    with pytest.raises(ValueError, match="--num-gpus, .* Options come before"):
+        build_config("", ["SEED", "1", "--num-gpus", "2"])
 
 
 def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
