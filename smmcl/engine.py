@@ -276,7 +276,9 @@ def find_weights(cfg: CfgNode) -> str:
     return path
 
 
-def load_weights(cfg: CfgNode, model: nn.Module) -> None:
-    """Fills the model from the file of `find_weights`."""
+def load_weights(cfg: CfgNode, model: nn.Module) -> str:
+    """Fills the model from the file of `find_weights`; returns its path."""
+    path = find_weights(cfg)
     checkpointer = build_checkpointer(cfg, model, inputs=build_model_inputs(cfg))
-    checkpointer.load(find_weights(cfg), checkpointables=["inputs"])
+    checkpointer.load(path, checkpointables=["inputs"])
+    return path

@@ -196,8 +196,9 @@ def test_a_start_reads_the_streams_weights_and_nothing_else_does(tmp_path: pathl
     trainer.checkpointer.save("model_0000000", iteration=0)
     file.unlink()
     Trainer(cfg).resume_or_load(resume=True)
-    load_weights(cfg, Trainer.build_model(cfg))
-    weights = ["MODEL.WEIGHTS", str(tmp_path / "run/model_0000000.pth")]
+    last = str(tmp_path / "run/model_0000000.pth")
+    assert load_weights(cfg, Trainer.build_model(cfg)) == last
+    weights = ["MODEL.WEIGHTS", last]
     Trainer(config(tmp_path / "other", *keys, *weights)).resume_or_load(resume=False)
     with pytest.raises(FileNotFoundError, match=r"mscan_t\.pth do not exist"):
         Trainer(cfg).resume_or_load(resume=False)
