@@ -275,6 +275,9 @@ def _add_test(cfg: CfgNode) -> None:
     # what is added up: "softmax" probabilities, or "exp" of the logits as the authors do.
     _C.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
     _C.TEST.AUG.SUM = "softmax"
+    # Fixed draws of the Hamburger's bases to evaluate with: above 1, the results are the means over
+    # them, and those of "<task>_spread" the standard deviations.
+    _C.TEST.BASES_DRAWS = 1
     # Evaluate in the mixed precision of SOLVER.AMP.DTYPE, whether trained so or not.
     _C.TEST.AMP = False
     # Score by which model_best.pth is chosen, such as "sem_seg/mIoU"; with several sets in

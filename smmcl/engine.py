@@ -6,6 +6,7 @@ import math
 import pathlib
 import weakref
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from smmcl.d2 import (
 from smmcl.data.datasets.build import build_model_inputs, ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.evaluation.draws import evaluate_draws
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.hooks import (
     AverageRunningStatistics,
@@ -233,10 +235,13 @@ class Trainer(DefaultTrainer):
     def test(
         cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
     ) -> OrderedDict[str, Any]:
-        """Evaluates a model on DATASETS.TEST, by TEST.SLIDING, TEST.AUG and TEST.AMP."""
+        """Evaluates a model on DATASETS.TEST by what TEST says."""
         device = torch.device(cfg.MODEL.DEVICE).type
+        evaluate = partial(super().test, cfg, wrap_for_test(cfg, model), evaluators)
         with torch.autocast(device, amp_dtype(cfg), enabled=cfg.TEST.AMP):
-            return super().test(cfg, wrap_for_test(cfg, model), evaluators)
+            if cfg.TEST.BASES_DRAWS > 1:
+                return evaluate_draws(evaluate, model, num_draws=cfg.TEST.BASES_DRAWS)
+            return evaluate()
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -88,6 +88,12 @@ def test_train_stop_resume_evaluate(tmp_path: pathlib.Path) -> None:
     # Evaluation by itself finds the last checkpoint and gives the training's numbers.
     assert evaluate(cfg) == results
 
+    # Over two draws of the Hamburger's bases, of which these numbers are one.
+    drawn = evaluate(config(tmp_path / "halves", "TEST.BASES_DRAWS", "2"))
+    mean, spread = drawn["sem_seg"]["fwIoU"], drawn["sem_seg_spread"]["fwIoU"]
+    assert spread > 0
+    assert abs(results["sem_seg"]["fwIoU"] - mean) == pytest.approx(spread / 2**0.5)
+
 
 @pytest.mark.slow
 def test_with_everything_on_a_stop_changes_nothing(tmp_path: pathlib.Path) -> None:

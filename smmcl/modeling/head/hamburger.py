@@ -65,9 +65,7 @@ class MatrixFactorization(nn.Module):
         self.rank = rank
         self.steps_train = steps_train
         self.steps_test = steps_test
-        start = np.random.RandomState(0).random_sample((channels, rank))
-        start = F.normalize(torch.from_numpy(start).float(), dim=0)
-        self.register_buffer("start", start, persistent=False)  # (C, R)
+        self.register_buffer("start", _fixed_draw(0, channels, rank), persistent=False)  # (C, R)
 
     def forward(self, feature: torch.Tensor, *, bases: torch.Tensor | None = None) -> torch.Tensor:
         """
@@ -88,6 +86,10 @@ class MatrixFactorization(nn.Module):
         approximation = approximation.mT.unflatten(2, feature.shape[2:])  # (N, C, H, W)
         return approximation.to(feature.dtype)
 
+    def choose_start(self, seed: int) -> None:
+        """Lets evaluation start from the fixed draw number `seed`; without it, from number 0."""
+        self.start.copy_(_fixed_draw(seed, *self.start.shape))
+
     def _draw(self, data: torch.Tensor) -> torch.Tensor:
         shape = (data.shape[0], data.shape[1], self.rank)
         return F.normalize(torch.rand(shape, dtype=data.dtype, device=data.device), dim=1)
@@ -99,6 +101,11 @@ class MatrixFactorization(nn.Module):
             bases = _update(bases, coefficients, data)
         coefficients = _update(coefficients, bases, data.mT)
         return coefficients @ bases.mT
+
+
+def _fixed_draw(seed: int, channels: int, rank: int) -> torch.Tensor:
+    start = np.random.RandomState(seed).random_sample((channels, rank))
+    return F.normalize(torch.from_numpy(start).float(), dim=0)  # (C, R)
 
 
 def _update(factor: torch.Tensor, other: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
