@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from smmcl.modeling.backbone.pair import PairBackbone
+import smmcl.engine  # noqa: F401  registers the parts
+from smmcl.config import build_config
+from smmcl.d2 import build_backbone, build_sem_seg_head
 from smmcl.modeling.backbone.streams import build_stream
+from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.contrastive.loss import contrastive_losses
-from smmcl.modeling.contrastive.projector import Projector
-from smmcl.modeling.fusion.build import build_exchanges
 from smmcl.modeling.head.base import resize
-from smmcl.modeling.head.ham_head import HamHead
 from smmcl.modeling.weights import AUTHORS
+from smmcl.solver import build_optimizer
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "golden"
-WIDTHS = (64, 128, 320, 512)
+RELEASED = HERE.parents[1] / "configs/released/llrgbd_mscanb.yaml"
 LOSSES = ("total", "ce", "cross", "visible", "auxiliary")
 
 
@@ -54,38 +55,20 @@ def images(seed: int, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 class Network(nn.Module):
-    """The parts of the model that the references cover, under the names they have in it."""
+    """The model of the released config, its forward giving all that the references state."""
 
     def __init__(self, *, stream: str = "mscan_b", num_classes: int = 14) -> None:
         super().__init__()
-        exchanges = build_exchanges(
-            "CrossModalModulation",
-            visible_widths=WIDTHS,
-            auxiliary_widths=WIDTHS,
-            has_fused=[False, True, True, True],
-            scale=0.5,
-        )
-        self.backbone = PairBackbone(
-            visible=build_stream(stream),
-            auxiliary=build_stream(stream),
-            exchanges=exchanges,
-            fused=["res3", "res4", "res5"],
-            fused_channels=WIDTHS,
-        )
-        self.sem_seg_head = HamHead(
-            in_features=["res3", "res4", "res5"],
-            in_channels=WIDTHS[1:],
-            ham_channels=512,
-            channels=512,
-            rank=64,
-            steps_train=6,
-            steps_test=7,
-            num_classes=num_classes,
-            dropout=0.0,
-            ignore_value=255,
-        )
-        projectors = {side: Projector(WIDTHS[-1], 512, 256) for side in ("visible", "auxiliary")}
-        self.contrast = nn.ModuleDict({"projectors": nn.ModuleDict(projectors)})
+        self.cfg = build_config(str(RELEASED), [
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes,
+            "MODEL.PAIR.VISIBLE.NAME", stream, "MODEL.PAIR.AUXILIARY.NAME", stream,
+            # The references are without these draws.
+            "MODEL.PAIR.VISIBLE.DROP_PATH_RATE", 0.0, "MODEL.PAIR.AUXILIARY.DROP_PATH_RATE", 0.0,
+            "MODEL.SEM_SEG_HEAD.DROPOUT", 0.0,
+        ])  # fmt: skip
+        self.backbone = build_backbone(self.cfg)
+        self.sem_seg_head = build_sem_seg_head(self.cfg, self.backbone.output_shape())
+        self.contrast = build_contrast(self.cfg, self.backbone.output_shape())
 
     def forward(self, visible: Tensor, auxiliary: Tensor, bases: Tensor) -> dict[str, Tensor]:
         """Everything the references state, under their names."""
@@ -97,7 +80,7 @@ class Network(nn.Module):
             "logits": resize(logits, visible.shape[-2:]),
         }
         for name, side in (("color_fea", "visible"), ("other_fea", "auxiliary")):
-            maps[name] = self.contrast["projectors"][side](features[f"res5_{side}"])
+            maps[name] = self.contrast.projectors[side](features[f"res5_{side}"])
         maps["logits_sub"] = maps["logits"][:, :, 3::8, 5::8]
         for i in (2, 3, 4):
             maps[f"fused{i}"] = features[f"res{i + 1}"]
@@ -195,9 +178,9 @@ def training_losses(network: Network, reference: dict[str, np.ndarray]) -> dict[
         for name, cells in zip(("color_fea", "other_fea"), views, strict=True)
     ]  # (M, D) each
     classes = torch.from_numpy(reference["classes"]).repeat_interleave(5)  # (M,)
-    contrast = contrastive_losses(*embeddings, classes, positives="other_index")
+    contrast = contrastive_losses(*embeddings, classes, **network.contrast.loss)
     ce = F.cross_entropy(maps["logits"], labels, ignore_index=255)
-    total = ce + 0.2 * sum(contrast.values())
+    total = ce + sum(weight * contrast[term] for term, weight in network.contrast.weights.items())
     return {"total": total, "ce": ce, **contrast}
 
 
@@ -232,12 +215,7 @@ def check_training_step(network: Network, reference: dict[str, np.ndarray], *, k
 def check_trajectory(network: Network, reference: dict[str, np.ndarray], *, kind: str) -> None:
     """Six steps of AdamW in the authors' groups, which leave the layer scales out."""
     atol = {"f32": 1e-5, "f64": 1e-9}[kind]
-    trained = {n: p for n, p in network.named_parameters() if ".layer_scale_" not in n}
-    groups = [
-        {"params": [p for p in trained.values() if p.dim() == 4], "weight_decay": 0.01},
-        {"params": [p for p in trained.values() if p.dim() == 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    optimizer = build_optimizer(network.cfg, network)
     for lr, stated in zip(
         reference["traj_lr_used"].tolist(), reference[f"{kind}/traj_loss"], strict=True
     ):
