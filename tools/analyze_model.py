@@ -8,7 +8,6 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1, help="pairs, in inference and training")
-    parser.add_argument("--runs", type=int, default=10, help="that are timed, after a warm-up")
+    parser.add_argument("--runs", type=int, default=10, help="timed, after one that warms up")
     parser.add_argument("--bf16", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser.parse_args()
@@ -114,56 +113,46 @@ def count_flops(model: nn.Module, step: Callable[[], object]) -> Counts:
 FORMULAS = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
-@contextmanager
-def activations(model: nn.Module) -> Iterator[Counts]:
-    """Counts the values that the innermost modules of each part give out while it is open."""
-    counts: Counts = {}
+def watch(
+    model: nn.Module, step: Callable[[], object], *, sync: Callable[[], None]
+) -> tuple[Counts, Counts]:
+    """Runs a step once.
 
-    def add(part: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        counts[part] += output.numel()
-
-    handles = []
-    for part, modules in parts_of(model).items():
-        counts[part] = 0
-        for leaf in (m for top in modules for m in top.modules() if not list(m.children())):
-            handles.append(leaf.register_forward_hook(functools.partial(add, part)))
-    yield counts
-    for handle in handles:
-        handle.remove()
-    counts["all"] = sum(counts.values())
-
-
-@contextmanager
-def seconds_by_part(model: nn.Module, *, sync: Callable[[], None]) -> Iterator[Counts]:
-    """Sums the time that each part's forward takes while it is open."""
-    seconds = dict.fromkeys(parts_of(model), 0.0)
+    Returns:
+        how many values the innermost modules of each part give out, and how many milliseconds its
+        forward passes take; "all" of these is the whole step, its backward pass included.
+    """
+    parts = parts_of(model)
+    outputs, spent = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0.0)
 
     def clock(part: str, sign: int, *_: object) -> None:
         sync()
-        seconds[part] += sign * time.perf_counter()
+        spent[part] += sign * 1000 * time.perf_counter()
+
+    def count(part: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        outputs[part] += output.numel()
 
     handles = []
-    for part, modules in parts_of(model).items():
+    for part, modules in parts.items():
         for module in modules:
             handles.append(module.register_forward_pre_hook(functools.partial(clock, part, -1)))
             handles.append(module.register_forward_hook(functools.partial(clock, part, 1)))
-    yield seconds
+        for leaf in (m for top in modules for m in top.modules() if not list(m.children())):
+            handles.append(leaf.register_forward_hook(functools.partial(count, part)))
+    spent["all"] = 0.0
+    clock("all", -1)
+    step()
+    clock("all", 1)
     for handle in handles:
         handle.remove()
+    return {**outputs, "all": sum(outputs.values())}, spent
 
 
-def time_runs(step: Callable[[], object], *, runs: int, sync: Callable[[], None]) -> str:
-    """Median and 90th percentile of several runs, after two that warm up."""
-    taken = []
-    for _ in range(runs + 2):
-        sync()
-        start = time.perf_counter()
-        step()
-        sync()
-        taken.append(1000 * (time.perf_counter() - start))
-    taken = sorted(taken[2:])
-    p90 = taken[min(len(taken) - 1, round(0.9 * len(taken)))]
-    return f"{statistics.median(taken):.1f} ms median, {p90:.1f} ms p90"
+def summary(milliseconds: list[float]) -> str:
+    """Median and 90th percentile."""
+    ordered = sorted(milliseconds)
+    p90 = ordered[min(len(ordered) - 1, round(0.9 * len(ordered)))]
+    return f"{statistics.median(ordered):.0f} ({p90:.0f})"
 
 
 def without_branch(model: nn.Module, pairs: list[dict], *, flops: Counts) -> str:
@@ -192,32 +181,31 @@ def analyze(cfg: CfgNode, args: argparse.Namespace) -> Iterator[str]:
     steps = {
         step.__name__: functools.partial(step, model, pairs) for step in (infer, forward, train)
     }
+    runs, memory = {}, {}
+    for name in ("infer", "train"):  # the lighter one first, since its peak is read first
+        runs[name] = [watch(model, steps[name], sync=sync) for _ in range(args.runs + 1)][1:]
+        memory[name] = peak_memory(model.device)
     flops = {name: count_flops(model, step) for name, step in steps.items()}
-    with activations(model) as outputs:
-        steps["infer"]()
-    latency = {
-        name: time_runs(steps[name], runs=args.runs, sync=sync) for name in ("train", "infer")
-    }
-    with seconds_by_part(model, sync=sync) as seconds:
-        steps["infer"]()
     parameters = {
         part: sum(p.numel() for module in modules for p in module.parameters())
         for part, modules in parts_of(model).items()
     }
     parameters["all"] = sum(p.numel() for p in model.parameters())
     yield f"{args.config_file}, {args.batch} x {args.size[0]}x{args.size[1]}, {model.device}\n"
-    yield "| part | parameters M | multiply-adds G | FLOPs G | in training | outputs M | ms |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| part | parameters M | multiply-adds G | FLOPs G | outputs M | ms (p90) " + (
+        "| training FLOPs G | outputs M | ms (p90) |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for part, count in parameters.items():
-        giga = flops["infer"][part] / 1e9
-        taken = 1000 * seconds.get(part, sum(seconds.values()))
-        yield (
-            f"| {part} | {count / 1e6:.3f} | {giga / 2:.3f} | {giga:.3f} "
-            f"| {flops['forward'][part] / 1e9:.3f} | {outputs[part] / 1e6:.2f} | {taken:.1f} |"
-        )
-    yield f"\nInference: {latency['infer']}. Forward and backward: {latency['train']}."
+        cells = [part, f"{count / 1e6:.3f}", f"{flops['infer'][part] / 2e9:.3f}"]
+        for name, counted in (("infer", "infer"), ("train", "forward")):
+            cells.append(f"{flops[counted][part] / 1e9:.3f}")
+            cells.append(f"{runs[name][0][0][part] / 1e6:.2f}")
+            cells.append(summary([spent[part] for _, spent in runs[name]]))
+        yield f"| {' | '.join(cells)} |"
+    yield "\nIn training, a part's numbers are of its forward pass; ms of all include backward."
     yield f"FLOPs of forward and backward: {flops['train']['all'] / 1e9:.3f} G."
-    yield f"Peak memory, training included: {peak_memory(model.device)}."
+    yield f"Peak memory: {memory['infer']} in inference, {memory['train']} in training."
     if model.contrast is not None:
         yield f"Without the branch: {without_branch(model, pairs, flops=flops['infer'])}."
 

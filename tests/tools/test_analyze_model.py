@@ -51,19 +51,30 @@ def test_table(call_tool, capsys) -> None:
     opts = ("--size", 64, 96, "--batch", 2, "--runs", 1, "MODEL.DEVICE", "cpu")
     call_tool("analyze_model", "--config-file", CONFIG, *opts)
     out = capsys.readouterr().out
-    rows = {
-        row[0]: [float(value) for value in row[1:]]
-        for row in (re.split(r" *\| *", line.strip("| ")) for line in out.splitlines())
-        if re.match(r"\d", row[-1]) and len(row) == 7
-    }
+    rows = {}
+    for line in out.splitlines():
+        name, *cells = re.split(r" *\| *", line.strip("| "))
+        if len(cells) == 8 and re.match(r"\d", cells[0]):
+            rows[name] = [float(cell.partition(" ")[0]) for cell in cells]
     parts = ["visible stream", "auxiliary stream", "exchanges", "head", "branch"]
     assert list(rows) == [*parts, "all"]
-    for column in range(5):
-        total = sum(rows[part][column] for part in parts)
-        assert total == pytest.approx(rows["all"][column], abs=0.03), column
-    assert rows["branch"][0] > 0 == rows["branch"][2] < rows["branch"][3]
-    assert rows["visible stream"][:5] == rows["auxiliary stream"][:5]
-    assert rows["visible stream"][2] == rows["visible stream"][3]
+    columns = ["parameters", "multiply-adds", "FLOPs", "outputs", "ms", "training FLOPs",
+               "training outputs", "training ms"]  # fmt: skip
+    table = {
+        column: {name: row[i] for name, row in rows.items()} for i, column in enumerate(columns)
+    }
+    for column, values in table.items():
+        if not column.endswith("ms"):
+            total = sum(values[part] for part in parts)
+            assert total == pytest.approx(values["all"], abs=0.03), column
+    for kind in ("FLOPs", "outputs"):
+        assert table[kind]["branch"] == 0 < table[f"training {kind}"]["branch"]
+    assert table["parameters"]["branch"] > 0
+    assert rows["visible stream"][:4] == rows["auxiliary stream"][:4]
+    assert table["FLOPs"]["visible stream"] == table["training FLOPs"]["visible stream"]
+    assert table["training ms"]["all"] > sum(table["training ms"][part] for part in parts)
+    inference, training = map(int, re.search(r"Peak memory: (\d+) .*, (\d+) ", out).groups())
+    assert 0 < inference <= training
     assert "same logits bit for bit" in out
 
 
