@@ -7,6 +7,7 @@ import pathlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,11 +77,13 @@ class AverageRunningStatistics(HookBase):
 class StopOnSignal(HookBase):
     """On SIGTERM or SIGINT finishes the step, saves, and leaves with 128 + the signal's number.
 
-    A second signal leaves at once.
+    A second signal leaves at once. The same one may reach a process of several twice, by itself
+    and by way of the process that started it: those within a second count as one.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.received_at = 0.0
         self.before: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -103,10 +106,12 @@ class StopOnSignal(HookBase):
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.received:
-            signal.signal(number, self.before[number])
+        now = time.monotonic()
+        if self.received and (comm.get_world_size() == 1 or now > self.received_at + 1):
+            signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self.received = number
+        elif not self.received:
+            self.received, self.received_at = number, now
 
 
 class WeightAverage(HookBase):

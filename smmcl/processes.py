@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -33,19 +35,22 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
         args: with `num_gpus`, `num_machines`, `machine_rank` and `dist_url`.
     """
     if "LOCAL_WORLD_SIZE" in os.environ:
+        _check_processes(int(os.environ["LOCAL_WORLD_SIZE"]))
         _join_torchrun()
         _run(main, args)
         return
-    _check_gpus(args.num_gpus)
+    _check_processes(args.num_gpus)
+    is_alone = args.num_gpus * args.num_machines == 1
     try:
-        launch(
-            _run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
+        with contextlib.nullcontext() if is_alone else _passing_signals_on():
+            launch(
+                _run,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
     except ProcessExitedException as error:
         if error.exit_code >= 0:
             raise SystemExit(error.exit_code) from None  # it has said why
@@ -59,6 +64,30 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
         rank = args.machine_rank * args.num_gpus + error.error_index
         sys.stderr.write(f"process {rank} failed, and the others were ended\n")
         raise
+
+
+@contextlib.contextmanager
+def _passing_signals_on() -> Iterator[None]:
+    """Hands SIGTERM and SIGINT on to the processes of the run, and waits for what they do.
+
+    By default this process would end first, and the others be killed while they save.
+    """
+    received = 0
+
+    def receive(number: int, frame: object) -> None:
+        nonlocal received
+        received = number
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, number)
+
+    before = {n: signal.signal(n, receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if received:  # torch takes a process that SIGINT ended for one that is done
+        raise SystemExit(128 + received)
 
 
 def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
@@ -86,12 +115,13 @@ def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
     return create_ddp_model(model, broadcast_buffers=False)
 
 
-def _check_gpus(num_processes: int) -> None:
+def _check_processes(num_processes: int) -> None:
     count = torch.cuda.device_count()
     if count and num_processes > count:
         raise ValueError(
-            f"--num-gpus is {num_processes} but this machine has {count}. Ask for at most {count}, "
-            "or hide them by CUDA_VISIBLE_DEVICES= to run that many processes on the CPU."
+            f"{num_processes} processes are asked for (--num-gpus, or torchrun's --nproc-per-node) "
+            f"but this machine has {count} GPUs. Ask for at most {count}, or hide them by "
+            "CUDA_VISIBLE_DEVICES= to run that many processes on the CPU."
         )
 
 
@@ -112,22 +142,25 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
         return
     watch = _Watch()
     watch.start()
+    status = 0
     try:
         main(args)
     except Exception as error:
         watch.report(error)
-        raise
-    finally:
         watch.leave()
-    # A process that ends while another still talks to it takes that one down.
+        raise
+    except SystemExit as leaving:
+        status = leaving.code
+    # A process that ends takes down those that still talk to it, or that write a last checkpoint.
     comm.synchronize()
+    watch.leave()
     dist.destroy_process_group()
-    # The work is done and written. Now and then gloo's threads abort an interpreter that takes
-    # itself apart, which would turn a good run into a failed one.
+    # What there was to do is done and written. Now and then gloo's threads abort an interpreter
+    # that takes itself apart, which would turn a good run into a failed one.
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 class _Watch(threading.Thread):

@@ -1,7 +1,9 @@
 """How many processes a run gets, and what is refused."""
 
 import argparse
+import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -36,8 +38,15 @@ def arguments(num_gpus: int) -> argparse.Namespace:
 
 def test_more_processes_than_gpus_are_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="--num-gpus is 3 but this machine has 2"):
+    with pytest.raises(ValueError, match=r"3 processes .* this machine has 2 GPUs"):
         start(print, arguments(3))
+
+
+def test_torchrun_too_is_refused_more_processes_than_gpus(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"3 processes .* this machine has 2 GPUs"):
+        start(print, arguments(1))
 
 
 def test_one_process_is_this_one() -> None:
@@ -110,3 +119,93 @@ def test_a_death_ends_all_within_a_minute_and_is_named(tmp_path, how: str, machi
         named = "failed: ValueError: image a.png" if how == "raise" else "died or lost"
         assert "leaves: process" in errors[0]
         assert named in errors[0]
+
+
+SAVING = """
+import argparse, pathlib, sys, time
+import torch
+from torch import nn
+from smmcl.checkpoint import RunCheckpointer
+from smmcl.cli import run
+from smmcl.d2 import SimpleTrainer, comm
+from smmcl.hooks import StopOnSignal
+from smmcl.processes import start
+
+FOLDER = pathlib.Path(sys.argv[2])
+
+class Model(nn.Linear):
+    def forward(self, batch):
+        return {"loss": super().forward(batch).sum()}
+
+class SlowCheckpointer(RunCheckpointer):
+    def save(self, *args, **extra):
+        (FOLDER / f"saves_{comm.get_rank()}").touch()
+        if comm.is_main_process():
+            time.sleep(2)
+        super().save(*args, **extra)
+
+def batches():
+    while True:
+        time.sleep(0.02)
+        (FOLDER / f"trains_{comm.get_rank()}").touch()
+        yield torch.ones(1, 1)
+
+def main(args):
+    model = Model(1, 1)
+    trainer = SimpleTrainer(model, batches(), torch.optim.SGD(model.parameters(), 0.1))
+    trainer.checkpointer = SlowCheckpointer(model, str(FOLDER))
+    trainer.register_hooks([StopOnSignal()])
+    trainer.train(0, 10_000)
+
+if __name__ == "__main__":
+    run(lambda: start(main, argparse.Namespace(
+        num_gpus=int(sys.argv[1]), num_machines=1, machine_rank=0, dist_url="auto")))
+"""
+
+
+def stop(folder: pathlib.Path, *, starter: str, number: int, whom: str, again: bool) -> int:
+    """The exit status of a run that gets a signal while it trains, and perhaps while it saves."""
+    script = folder / "script.py"
+    script.write_text(SAVING)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    command = [sys.executable, *(torchrun if starter == "torchrun" else []), str(script)]
+    num_processes = 1 if starter == "alone" else 2
+    running = subprocess.Popen(
+        [*command, str(num_processes), str(folder)], cwd=ROOT, start_new_session=True
+    )
+    send = os.killpg if whom == "all" else os.kill  # Ctrl-C and most schedulers reach all
+    for doing in ("trains", "saves") if again else ("trains",):
+        while not all((folder / f"{doing}_{rank}").exists() for rank in range(num_processes)):
+            assert running.poll() is None
+            time.sleep(0.05)
+        time.sleep(1.2 if doing == "saves" else 0)  # those within a second count as one
+        send(running.pid, number)
+    return running.wait(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("starter", "number", "whom"),
+    [
+        ("alone", signal.SIGINT, "one"),
+        ("launch", signal.SIGTERM, "one"),
+        ("launch", signal.SIGTERM, "all"),
+        ("launch", signal.SIGINT, "all"),
+        ("torchrun", signal.SIGTERM, "one"),
+    ],
+)
+def test_a_signal_lets_the_run_save(tmp_path, starter: str, number: int, whom: str) -> None:
+    status = stop(tmp_path, starter=starter, number=number, whom=whom, again=False)
+    assert status == (1 if starter == "torchrun" else 128 + number)  # torchrun says 1 for all
+    saved = (tmp_path / "last_checkpoint").read_text()
+    assert torch.load(tmp_path / saved)["iteration"] == int(saved[6:13])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("starter", "number"), [("alone", signal.SIGTERM), ("launch", signal.SIGINT)]
+)
+def test_a_second_signal_leaves_at_once(tmp_path, starter: str, number: int) -> None:
+    status = stop(tmp_path, starter=starter, number=number, whom="all", again=True)
+    assert status == (-number if starter == "alone" else 128 + number)
+    assert not (tmp_path / "last_checkpoint").exists()
