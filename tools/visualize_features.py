@@ -129,8 +129,8 @@ def draw_space(
     measures = numbers["visible"] | numbers["across"]
     lines = [[name, *(part.get(name) for part in numbers.values())] for name in measures]
     words = tabulate(lines, ["", *numbers], floatfmt=".3f", tablefmt="plain")
-    style = {"family": "monospace", "fontsize": 6, "ha": "center", "va": "top", "ma": "left"}
-    text.text(0.5, 1, words, **style, in_layout=False)
+    style = {"family": "monospace", "fontsize": 6, "ha": "right", "va": "top", "ma": "left"}
+    text.text(1, 1, words, **style, in_layout=False)
     text.set_axis_off()
     return numbers
 
