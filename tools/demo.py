@@ -30,7 +30,8 @@ UNPAINTED = 255  # label of pixels without a class
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, help="config.yaml of a training run")
+    parser.add_argument("--checkpoint", metavar="PATH", help="instead of MODEL.WEIGHTS")
+    parser.add_argument("--config-file", help="default: what the checkpoint holds")
     pairs = parser.add_mutually_exclusive_group(required=True)
     pairs.add_argument("--visible", metavar="PLACE", help="image, folder, 'pattern' or video")
     pairs.add_argument("--input", metavar="PLACE", help="the same, of 4-channel images")
@@ -49,7 +50,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="prints one JSON object per pair")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
                         help="config overrides, such as MODEL.WEIGHTS model_final.pth")  # fmt: skip
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not (args.checkpoint or args.config_file):
+        parser.error("give --checkpoint, or the --config-file of a run")
+    return args
 
 
 def list_records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -120,8 +124,13 @@ def main() -> None:
     args = parse_arguments()
     if not args.json:
         setup_logger(name="smmcl")
-    is_dataset = ["DATASETS.TEST", (args.dataset,)] if args.dataset else []
-    predictor = Predictor(build_config(args.config_file, [*is_dataset, *args.opts]))
+    overrides = [*(["DATASETS.TEST", (args.dataset,)] if args.dataset else []), *args.opts]
+    if args.checkpoint:
+        predictor = Predictor.from_checkpoint(
+            args.checkpoint, config_file=args.config_file, overrides=overrides
+        )
+    else:
+        predictor = Predictor(build_config(args.config_file, overrides))
     args.output.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as writers:
         draw_all(predictor, args=args, writers=writers)
@@ -139,31 +148,30 @@ def draw_all(predictor: Predictor, *, args: argparse.Namespace, writers: Any) ->
         records = list(list_records(args))[: args.limit]
         total = len(records)
     start, seconds, skipped = time.perf_counter(), [], 0
-    records, bar = iter(records), tqdm(total=total, unit="pair", disable=args.json)
-    name = ""
-    while True:
-        try:
-            record = next(records, None)  # of a video that ends early, this raises once
-            if record is None:
-                break
-            name = record["name"]
-            entry, drawn = demonstrate(predictor, record, args=args)
-            for part, picture in drawn.items():
-                if videos:
-                    videos[part].write(picture)
-                else:
-                    entry[part] = str(args.output / f"{name}_{part}.png")
-                    Image.fromarray(picture).save(entry[part])
-            seconds.append(entry["seconds"])
-        except (ValueError, OSError) as error:
-            if not args.keep_going:
-                raise
-            entry, skipped = {"name": name, "error": user_message(error)}, skipped + 1
-            print(f"skipped: {entry['error']}", file=sys.stderr)
-        bar.update()
-        if args.json:
-            print(json.dumps(entry, default=str), flush=True)
-    bar.close()
+    records, name = iter(records), ""
+    with tqdm(total=total, unit="pair", disable=args.json) as bar:
+        while True:
+            try:
+                record = next(records, None)  # of a video that ends early, this raises once
+                if record is None:
+                    break
+                name = record["name"]
+                entry, drawn = demonstrate(predictor, record, args=args)
+                for part, picture in drawn.items():
+                    if videos:
+                        videos[part].write(picture)
+                    else:
+                        entry[part] = str(args.output / f"{name}_{part}.png")
+                        Image.fromarray(picture).save(entry[part])
+                seconds.append(entry["seconds"])
+            except (ValueError, OSError) as error:
+                if not args.keep_going:
+                    raise
+                entry, skipped = {"name": name, "error": user_message(error)}, skipped + 1
+                bar.write(f"skipped: {entry['error']}", file=sys.stderr)
+            bar.update()
+            if args.json:
+                print(json.dumps(entry, default=str), flush=True)
     if args.json:
         return
     rate = len(seconds) / max(time.perf_counter() - start, 1e-9)
