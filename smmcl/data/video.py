@@ -23,7 +23,10 @@ def read_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Yields the frames of a video, (H, W, 3) uint8 RGB; a grey one has three equal channels."""
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise ValueError(f"video {path} does not exist or cannot be read. Check the path.")
+        raise ValueError(
+            f"video {path} does not exist, or is damaged or none that OpenCV can open. Check the "
+            "path, or fetch the file again."
+        )
     announced, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
     try:
         while (frame := capture.read()[1]) is not None:

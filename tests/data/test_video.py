@@ -1,0 +1,55 @@
+"""Videos by hand: what is written is read again, and what is missing or cut short is named."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from smmcl.data.video import VideoWriter, is_video, read_frame_pairs, read_frames
+
+
+def write(path: pathlib.Path, *, size: tuple[int, int] = (32, 48), num: int = 4) -> pathlib.Path:
+    video = VideoWriter(path)
+    for count in range(num):
+        video.write(np.full((*size, 3), (200, 40 * count, 0), np.uint8))
+    video.close()
+    return path
+
+
+def test_frames_are_rgb_in_their_order_and_of_even_sides(tmp_path: pathlib.Path) -> None:
+    frames = list(read_frames(write(tmp_path / "v.mp4", size=(33, 49))))
+    assert [frame.shape for frame in frames] == [(32, 48, 3)] * 4
+    for count, frame in enumerate(frames):
+        np.testing.assert_allclose(frame.mean(axis=(0, 1)), (200, 40 * count, 0), atol=12)
+
+
+def test_a_grey_video_has_one_channel_and_a_missing_one_is_none(tmp_path: pathlib.Path) -> None:
+    visible, grey = write(tmp_path / "v.mp4", num=1), VideoWriter(tmp_path / "g.mp4")
+    grey.write(np.full((32, 48, 3), 90, np.uint8))
+    grey.close()
+    ((frame, other),) = read_frame_pairs(visible, grey.path)
+    assert (frame.shape, other.shape) == ((32, 48, 3), (32, 48))
+    ((_, coloured),) = read_frame_pairs(visible, visible)
+    assert coloured.shape == (32, 48, 3)
+    ((_, nothing),) = read_frame_pairs(visible, None)
+    assert nothing is None
+
+
+def test_a_video_that_is_missing_or_cut_short_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.mp4 does not exist, or is damaged"):
+        next(read_frames(tmp_path / "none.mp4"))
+    video, rng = VideoWriter(tmp_path / "whole.avi"), np.random.default_rng(0)
+    for _ in range(20):
+        video.write(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8))
+    video.close()
+    whole = video.path.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    frames = read_frames(tmp_path / "cut.avi")
+    assert next(frames).shape == (96, 128, 3)
+    with pytest.raises(ValueError, match=r"cut\.avi ends early: \d+ of its 20 frames"):
+        list(frames)
+
+
+def test_what_is_a_video() -> None:
+    assert is_video("a/b.MP4")
+    assert not any(map(is_video, ("a.png", "folder", None)))
