@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from smmcl.modeling.backbone.layers import GELU
 from smmcl.modeling.backbone.mscan import MSCAN, Block, ConvMLP, Sum
 
 # Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of
@@ -17,11 +18,40 @@ from smmcl.modeling.backbone.mscan import MSCAN, Block, ConvMLP, Sum
 PART_WIDTHS = (64, 256, 1024, 4096)
 
 
+class ActivatedConv(nn.Module):
+    """A convolution whose GELU, on a CPU, is applied to each piece of the map as it is made."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, feature: Tensor) -> Tensor:
+        conv, dtype = self.conv, self.conv.weight.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        if conv.weight.device.type != "cpu" or not _is_fused(dtype):
+            return torch.ops.aten.gelu_(conv(feature))
+        # oneDNN's own, as torch.compile calls it; autocast does not know it.
+        return torch.ops.mkldnn._convolution_pointwise(
+            feature.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
+            conv.padding, conv.stride, conv.dilation, conv.groups, "gelu", [], "none",
+        )  # fmt: skip
+
+
+def _is_fused(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and computes in this type on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
+
+
 def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy for inference alone: the same function up to rounding, by the same forward passes.
 
-    Batch norms and MSCAN's layer scales become part of the convolutions beside them, and wide MLPs
-    sums of narrower ones, since hidden channels do not see each other.
+    Batch norms, MSCAN's layer scales and on a CPU GELUs become part of the convolutions beside
+    them, and wide MLPs sums of narrower ones, since hidden channels do not see each other.
 
     Args:
         model: any module; what has nothing to fold is copied as it is.
@@ -38,6 +68,9 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
                     if block.layer_scale_1 is not None:  # not folded before
                         _fold_block(block)
                         block.mlp = _split(block.mlp, width)
+                        _activate(block.attention, "project_in")
+                        for part in block.mlp:
+                            _activate(part, "depthwise")
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype)
@@ -45,11 +78,21 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def _fold_sequence(layers: nn.Sequential) -> None:
-    """A norm goes into the convolution before it."""
+    """A norm, then a GELU goes into the convolution before it, which takes its place."""
     for i in range(1, len(layers)):
-        if isinstance(layers[i], nn.BatchNorm2d) and isinstance(layers[i - 1], nn.Conv2d):
-            layers[i - 1] = fuse_conv_bn_eval(layers[i - 1], layers[i])
-            layers[i] = nn.Identity()
+        conv = layers[i - 1]
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if isinstance(layers[i], nn.BatchNorm2d):
+            layers[i - 1], layers[i] = nn.Identity(), fuse_conv_bn_eval(conv, layers[i])
+        elif isinstance(layers[i], GELU):
+            layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv)
+
+
+def _activate(module: nn.Module, name: str) -> None:
+    """The module's activation goes into its convolution of this name."""
+    setattr(module, name, ActivatedConv(getattr(module, name)))
+    module.activation = nn.Identity()
 
 
 def _fold_block(block: Block) -> None:

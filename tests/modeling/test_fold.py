@@ -36,8 +36,24 @@ def test_by_hand() -> None:
     norm.running_var.fill_(16)
     folded = fold(nn.Sequential(conv, norm))
     # 2 * (3 x + 1 - 4) / 4 + 5 = 1.5 x + 3.5
-    assert (folded[0].weight.item(), folded[0].bias.item()) == (1.5, 3.5)
-    assert isinstance(folded[1], nn.Identity)
+    assert isinstance(folded[0], nn.Identity)
+    assert (folded[1].weight.item(), folded[1].bias.item()) == (1.5, 3.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_gelu_within_its_convolution(dtype: torch.dtype) -> None:
+    layers = shake(nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), GELU()))
+    feature = torch.randn(2, 8, 9, 12).to(dtype)
+    folded = fold(layers, dtype=dtype)
+    assert [type(layer).__name__ for layer in folded] == ["Identity", "Identity", "ActivatedConv"]
+    with torch.inference_mode():
+        wanted = layers.double()(feature.double())
+        rough = 1e-2 if dtype == torch.bfloat16 else 1e-6
+        torch.testing.assert_close(folded(feature).double(), wanted, rtol=rough, atol=rough)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float64):
+            got = folded(feature)
+        assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.bfloat16)
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["mscan_t", "mscan_s", "resnet18", "resnet50", "mit_b0"])
