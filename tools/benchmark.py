@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what parts of the program cost: `contrast`, the loss, and `data`, the loader."""
+"""Measures what parts of the program cost: `contrast`, the loss, `data`, the loader, `model`."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import benchmark_model
 import torch
 import torch.nn.functional as F
 from benchmark_data import add_command, load_module
@@ -254,6 +255,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_command(commands)
+    benchmark_model.add_command(commands)
     command = commands.add_parser(
         "contrast",
         help="cost of the contrastive loss",

@@ -81,3 +81,29 @@ def test_the_steps_of_the_loader() -> None:
     assert batch["sem_seg"].shape == (3, 32, 32)
     red = (samples[2]["image"][0] - cfg.MODEL.PIXEL_MEAN[0]) / cfg.MODEL.PIXEL_STD[0]
     torch.testing.assert_close(batch["image"][2, 0], red)
+
+
+OTHER = """
+import copy, functools, analyze_model
+def build(model, pairs):
+    step = analyze_model.train if model.training else analyze_model.infer
+    return functools.partial(step, copy.deepcopy(model), pairs)
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--train",)])
+def test_the_table_of_a_network_beside_its_like(options, tmp_path, call_tool, capsys) -> None:
+    (tmp_path / "other.py").write_text(OTHER)
+    call_tool(
+        "benchmark", "model", "--config-file", ROOT / "configs/synthetic_night.yaml", "--rounds", 1,
+        "--size", 64, 96, "--batch", 2, "--threads", 1, "--beside", tmp_path / "other.py", *options,
+    )  # fmt: skip
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    rows = {name: cells for name, *cells in (row.strip("| ").split(" | ") for row in rows)}
+    if options:
+        assert list(rows) == ["beside", "plain", "bfloat16"]
+        return
+    assert list(rows) == ["beside", "plain", "folded", "bfloat16"]
+    assert rows["plain"][2:] == ["0.0e+00", "1.0000"]
+    assert float(rows["folded"][2]) < 1e-5
+    assert 0 < float(rows["bfloat16"][2]) < 0.1
