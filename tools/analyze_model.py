@@ -29,6 +29,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1, help="pairs, in inference and training")
     parser.add_argument("--runs", type=int, default=10, help="timed, after one that warms up")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="cpu: of this process alone, for a machine that is shared "
+                        "(then with OMP_NUM_THREADS=1)")  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     return parser.parse_args()
@@ -113,8 +116,14 @@ def count_flops(model: nn.Module, step: Callable[[], object]) -> Counts:
 FORMULAS = {torch.ops.aten.convolution_backward: convolution_backward}
 
 
+def seconds(clock: str, *, is_cuda: bool) -> float:
+    if is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() if clock == "wall" else time.process_time()
+
+
 def watch(
-    model: nn.Module, step: Callable[[], object], *, sync: Callable[[], None]
+    model: nn.Module, step: Callable[[], object], *, read_clock: Callable[[], float]
 ) -> tuple[Counts, Counts]:
     """Runs a step once.
 
@@ -126,8 +135,7 @@ def watch(
     outputs, spent = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0.0)
 
     def clock(part: str, sign: int, *_: object) -> None:
-        sync()
-        spent[part] += sign * 1000 * time.perf_counter()
+        spent[part] += sign * 1000 * read_clock()
 
     def count(part: str, module: nn.Module, inputs: tuple, output: Tensor) -> None:
         outputs[part] += output.numel()
@@ -177,13 +185,14 @@ def analyze(cfg: CfgNode, args: argparse.Namespace) -> Iterator[str]:
     torch.manual_seed(0)
     model = build_model(cfg)
     pairs = make_pairs(cfg, size=tuple(args.size), num_pairs=args.batch)
-    sync = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    read_clock = functools.partial(seconds, args.clock, is_cuda=model.device.type == "cuda")
     steps = {
         step.__name__: functools.partial(step, model, pairs) for step in (infer, forward, train)
     }
     runs, memory = {}, {}
     for name in ("infer", "train"):  # the lighter one first, since its peak is read first
-        runs[name] = [watch(model, steps[name], sync=sync) for _ in range(args.runs + 1)][1:]
+        tried = [watch(model, steps[name], read_clock=read_clock) for _ in range(args.runs + 1)]
+        runs[name] = tried[1:]
         memory[name] = peak_memory(model.device)
     flops = {name: count_flops(model, step) for name, step in steps.items()}
     parameters = {
