@@ -192,6 +192,10 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_position=position)
             )
+            # The optimiser's are those that MAX_ITER gave before, which may have been another.
+            groups = self._trainer.optimizer.param_groups
+            for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
+                group["lr"] = rate
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Trains to the end; returns the results of the last evaluation on the main process."""

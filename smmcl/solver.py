@@ -36,8 +36,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         overrides={name: {"weight_decay": 0.0} for name in LAYER_SCALE},
     )
-    # One pass over the weights in place of ten. On GPUs torch's default does as well, and a fused
-    # step would leave gradients scaled for float16 when they are clipped.
+    # One pass over the weights in place of ten; on GPUs torch's default does as well.
     is_fused = all(parameter.device.type == "cpu" for parameter in model.parameters())
     optimizer = torch.optim.AdamW(
         groups, lr=cfg.SOLVER.BASE_LR, betas=tuple(cfg.SOLVER.BETAS), fused=is_fused or None

@@ -58,6 +58,7 @@ class StepTrainer(SimpleTrainer):
         losses = self._accumulate(batch)
         self.after_backward()
         self.write_metrics(losses, data_time, self.iter)  # raises if they are not finite
+        self.scaler.unscale_(self.optimizer)  # its step may begin by clipping gradients
         self.scaler.step(self.optimizer)
         self.scaler.update()
 

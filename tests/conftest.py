@@ -1,6 +1,9 @@
-"""What all tests share: single-threaded torch, and the reference numbers where they are at hand."""
+"""What all tests share: single-threaded torch, a run of seconds, the reference numbers."""
 
+import argparse
+import functools
 import pathlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,3 +23,37 @@ def golden() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"the reference numbers are not here: {folder.name}/ is no folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory) -> Callable:
+    """Builds configs, from a folder and overrides, of a small network on a few small pairs."""
+    from smmcl.d2 import DatasetCatalog, MetadataCatalog
+    from smmcl.data.datasets.synthetic import load_synthetic
+    from smmcl.engine import setup
+    from smmcl.modeling.backbone.mscan import MSCAN
+    from smmcl.modeling.backbone.streams import STREAMS
+
+    STREAMS["tiny"] = functools.partial(MSCAN, widths=(16, 16, 32, 32), depths=(1, 1, 1, 1))
+    data = {"size": (64, 96), "root": tmp_path_factory.mktemp("pairs")}
+    for split, count in (("train", 16), ("val", 6)):
+        facts = MetadataCatalog.get(f"synthetic_night_{split}").as_dict()
+        records = functools.partial(load_synthetic, "night", split, count=count, **data)
+        DatasetCatalog.register(f"few_{split}", records)
+        MetadataCatalog.get(f"few_{split}").set(
+            **{key: value for key, value in facts.items() if key != "name"}
+        )
+
+    def build(folder: pathlib.Path, *overrides: str):
+        opts = [
+            "OUTPUT_DIR", str(folder), "MODEL.PAIR.VISIBLE.NAME", "tiny",
+            "MODEL.PAIR.AUXILIARY.NAME", "tiny", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
+            "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "32", "DATASETS.TRAIN", "('few_train',)",
+            "DATASETS.TEST", "('few_val',)", "INPUT.CROP_SIZE", "[64, 96]",
+            "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "2",
+            "SOLVER.CHECKPOINT_PERIOD", "10", "DATALOADER.NUM_WORKERS", "0", *overrides,
+        ]  # fmt: skip
+        file = str(ROOT / "configs/synthetic_night.yaml")
+        return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False))
+
+    return build

@@ -1,44 +1,23 @@
 """The whole path on a CPU: train, stop, resume, evaluate."""
 
-import argparse
+import itertools
 import json
-import os
 import pathlib
 import signal
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from smmcl.d2 import HookBase
-from smmcl.engine import Trainer, evaluate, load_weights, setup, with_device
+from smmcl.engine import Trainer, changed, evaluate, load_weights, with_device
 from smmcl.modeling.backbone.streams import build_stream
 from smmcl.modeling.weights import MSCAN
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _datasets(tmp_path_factory) -> None:
-    """Generated pairs go to a folder of the tests' own."""
-    before = os.environ.get("DETECTRON2_DATASETS")
-    os.environ["DETECTRON2_DATASETS"] = str(tmp_path_factory.mktemp("datasets"))
-    yield
-    os.environ.pop("DETECTRON2_DATASETS")
-    if before is not None:
-        os.environ["DETECTRON2_DATASETS"] = before
-
-
-def config(output: pathlib.Path, *overrides: str):
-    opts = [
-        "OUTPUT_DIR", str(output), "DATASETS.TRAIN", "('synthetic_night_train@64x96',)",
-        "DATASETS.TEST", "('synthetic_night_val@64x96',)", "INPUT.CROP_SIZE", "[64, 96]",
-        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "2",
-        "SOLVER.CHECKPOINT_PERIOD", "10", "DATALOADER.NUM_WORKERS", "0", *overrides,
-    ]  # fmt: skip
-    arguments = argparse.Namespace(
-        config_file=str(ROOT / "configs/synthetic_night.yaml"), opts=opts, eval_only=False
-    )
-    return setup(arguments)
+@pytest.fixture
+def config(tiny_config) -> Callable:
+    return tiny_config
 
 
 def weights(folder: pathlib.Path) -> dict[str, torch.Tensor]:
@@ -56,17 +35,20 @@ class StopAt(HookBase):
             signal.raise_signal(signal.SIGTERM)
 
 
-def test_train_stop_resume_evaluate(tmp_path: pathlib.Path) -> None:
+def test_train_stop_resume_evaluate(config, tmp_path) -> None:
     trainer = Trainer(config(tmp_path / "whole"))
     trainer.resume_or_load(resume=False)
     results = trainer.train()
     assert 0 < results["sem_seg"]["mIoU"] < 100
 
     lines = (tmp_path / "whole/metrics.json").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
+    metrics = [json.loads(line, parse_constant=pytest.fail) for line in lines]  # no NaN
     losses = [entry["total_loss"] for entry in metrics if "total_loss" in entry]
     assert losses[-1] < losses[0] if len(losses) > 1 else losses
     assert {"loss_sem_seg", "loss_contrast_cross"} <= set(metrics[-1]) | set(metrics[0])
+
+    log = (tmp_path / "whole/log.txt").read_text()
+    assert "smmcl.engine INFO: Engine: " in log
 
     # The same run, stopped by a signal in iteration 6, goes on to the same weights.
     cfg = config(tmp_path / "halves")
@@ -95,8 +77,53 @@ def test_train_stop_resume_evaluate(tmp_path: pathlib.Path) -> None:
     assert abs(results["sem_seg"]["fwIoU"] - mean) == pytest.approx(spread / 2**0.5)
 
 
+def rates_of(trainer: Trainer) -> list[float]:
+    """Trains, and returns the rate of each step."""
+    seen = []
+    step = trainer._trainer.optimizer.step
+    trainer._trainer.optimizer.step = lambda *args: (
+        seen.append(trainer._trainer.optimizer.param_groups[0]["lr"]),
+        step(*args),
+    )
+    trainer.train()
+    return seen
+
+
+def test_a_run_can_be_made_longer(config, tmp_path) -> None:
+    """Its schedule is then that of the longer run, from the first step on."""
+    keys = ["DATASETS.TEST", "()", "SOLVER.BASE_LR", "1e-3", "SOLVER.WARMUP_ITERS", "0"]
+    first = Trainer(config(tmp_path, *keys, "SOLVER.MAX_ITER", "3"))
+    assert rates_of(first) == pytest.approx([1e-3 * (1 - i / 3) ** 0.9 for i in range(3)])
+    longer = Trainer(config(tmp_path, *keys, "SOLVER.MAX_ITER", "6"))
+    longer.resume_or_load(resume=True)
+    assert rates_of(longer) == pytest.approx([1e-3 * (1 - i / 6) ** 0.9 for i in range(3, 6)])
+
+
+def test_a_negative_seed_is_another_order_each_time(config, tmp_path) -> None:
+    """Detectron2's loader takes -1 for a seed like others: one order for all such runs."""
+
+    def first_pairs(trainer: Trainer) -> list[str]:
+        batches = itertools.islice(iter(trainer._trainer.data_loader), 8)
+        return [pair["image_id"] for batch in batches for pair in batch]
+
+    cfg = config(tmp_path, "SEED", "-1")
+    one, other = Trainer(cfg), Trainer(cfg)
+    assert first_pairs(one) != first_pairs(other)
+    one.iter = one._trainer.iter = 7  # 16 pairs, the first epoch
+    one.checkpointer.save("model_0000007", iteration=7)
+    other.resume_or_load(resume=True)
+    again = Trainer(changed(cfg, "SEED", one.cfg.SEED))
+    position = 8 * cfg.SOLVER.IMS_PER_BATCH
+    again._trainer.reset_data_loader(
+        lambda: Trainer.build_train_loader(again.cfg, start_position=position)
+    )
+    assert first_pairs(other) == first_pairs(again)  # the drawn seed, and on from its place
+
+
 @pytest.mark.slow
-def test_with_everything_on_a_stop_changes_nothing(tmp_path: pathlib.Path) -> None:
+def test_with_everything_on_a_stop_changes_nothing(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
     """Parts, bfloat16, recomputing, drop path, average and best checkpoint, together."""
     keys = [
         "SOLVER.MAX_ITER", "6", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "2",
@@ -130,7 +157,9 @@ def test_with_everything_on_a_stop_changes_nothing(tmp_path: pathlib.Path) -> No
 
 
 @pytest.mark.slow
-def test_a_compiled_backbone_gives_the_same_numbers(tmp_path: pathlib.Path) -> None:
+def test_a_compiled_backbone_gives_the_same_numbers(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
     sizes = ["MODEL.PAIR.VISIBLE.NAME", "resnet18", "MODEL.PAIR.AUXILIARY.NAME", "resnet18"]
     inputs = [{"image": torch.full((3, 32, 64), 90), "auxiliary": torch.full((3, 32, 64), 9)}]
     outputs = []
@@ -150,43 +179,55 @@ def test_a_compiled_backbone_gives_the_same_numbers(tmp_path: pathlib.Path) -> N
         (["MODEL.COMPILE", "eager", "MODEL.PAIR.RECOMPUTE", "True"], "Choose one of them"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused(tmp_path, keys: list[str], message: str) -> None:
+def test_what_cannot_be_compiled_is_refused(
+    config: Callable, tmp_path, keys: list[str], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Trainer.build_model(config(tmp_path, *keys))
 
 
-def test_evaluation_without_a_trained_model_is_refused(tmp_path: pathlib.Path) -> None:
+def test_evaluation_without_a_trained_model_is_refused(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
     cfg = config(tmp_path)
     with pytest.raises(ValueError, match="no trained model"):
         load_weights(cfg, Trainer.build_model(cfg))
 
 
-def test_a_gpu_that_is_not_there_becomes_the_cpu(tmp_path, monkeypatch, caplog) -> None:
+def test_a_gpu_that_is_not_there_becomes_the_cpu(
+    config: Callable, tmp_path, monkeypatch, caplog
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cfg = with_device(config(tmp_path, "MODEL.DEVICE", "cuda"))
     assert cfg.MODEL.DEVICE == "cpu"
 
 
-def test_an_unknown_dataset_is_answered_by_name(tmp_path: pathlib.Path) -> None:
+def test_an_unknown_dataset_is_answered_by_name(config, tmp_path) -> None:
     with pytest.raises(ValueError, match="no_such_set"):
         config(tmp_path, "DATASETS.TEST", "('no_such_set',)")
 
 
-def test_iterations_follow_from_epochs_pairs_and_batch(tmp_path: pathlib.Path) -> None:
-    """400 pairs in batches of 3 are 134 iterations an epoch."""
+def test_iterations_follow_from_epochs_pairs_and_batch(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
+    """16 pairs in batches of 3 are 6 iterations an epoch."""
     overrides = ["SOLVER.EPOCHS", "5", "SOLVER.WARMUP_EPOCHS", "2", "SOLVER.IMS_PER_BATCH", "3"]
     cfg = config(tmp_path, "SOLVER.MAX_ITER", "0", *overrides)
-    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (5 * 134, 2 * 134)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (5 * 6, 2 * 6)
     # A number of iterations that is asked for stands.
     assert config(tmp_path, "SOLVER.MAX_ITER", "7", *overrides).SOLVER.MAX_ITER == 7
 
 
-def test_a_head_for_other_classes_is_answered_by_name(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"NUM_CLASSES is 5 but dataset synthetic_night_\w+"):
+def test_a_head_for_other_classes_is_answered_by_name(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=r"NUM_CLASSES is 5 but dataset few_train"):
         config(tmp_path, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5")
 
 
-def test_a_start_reads_the_streams_weights_and_nothing_else_does(tmp_path: pathlib.Path) -> None:
+def test_a_start_reads_the_streams_weights_and_nothing_else_does(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
     torch.manual_seed(1)
     published = build_stream("mscan_t")
     state = {MSCAN.to_theirs(name): value for name, value in published.state_dict().items()}
@@ -210,7 +251,9 @@ def test_a_start_reads_the_streams_weights_and_nothing_else_does(tmp_path: pathl
         Trainer(cfg).resume_or_load(resume=False)
 
 
-def test_a_checkpoint_knows_the_inputs_it_was_trained_on(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_knows_the_inputs_it_was_trained_on(
+    config: Callable, tmp_path: pathlib.Path
+) -> None:
     trainer = Trainer(config(tmp_path))
     trainer.checkpointer.save("model_0000000", iteration=0)
     inputs = torch.load(tmp_path / "model_0000000.pth")["inputs"]

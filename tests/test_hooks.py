@@ -1,6 +1,7 @@
 """The average by hand, and which checkpoint is the best, and on what it may be chosen."""
 
 import pathlib
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,12 @@ from torch import nn
 from smmcl.checkpoint import RunCheckpointer
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, MetadataCatalog
-from smmcl.hooks import BestCheckpoint, WeightAverage, build_best_checkpoint
+from smmcl.hooks import (
+    AverageRunningStatistics,
+    BestCheckpoint,
+    WeightAverage,
+    build_best_checkpoint,
+)
 
 
 class Model(nn.Module):
@@ -63,6 +69,32 @@ def test_evaluation_takes_the_average_and_training_does_not(tmp_path: pathlib.Pa
     RunCheckpointer(evaluated).load(path)
     RunCheckpointer(trained, trainer=nn.Identity()).load(path, checkpointables=[])
     assert (evaluated.weight.item(), trained.weight.item()) == (5.0, 3.0)
+
+
+def _one_of_two(rank: int, port: int, folder: str) -> None:
+    """Two processes whose norms have seen other images, the 2nd having started 8 higher."""
+    url = f"tcp://127.0.0.1:{port}"
+    torch.distributed.init_process_group("gloo", init_method=url, rank=rank, world_size=2)
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(1, track_running_stats=False))
+    model[0].running_mean += 8 * rank
+    hook = AverageRunningStatistics()
+    hook.trainer = SimpleNamespace(model=model)
+    hook.before_train()
+    hook.after_step()
+    torch.save(model[0].state_dict(), f"{folder}/{rank}.pth")
+    torch.distributed.barrier()
+
+
+def test_running_statistics_are_the_mean_over_processes(tmp_path: pathlib.Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (port, str(tmp_path))
+    torch.multiprocessing.start_processes(_one_of_two, arguments, 2, start_method="fork")
+    for rank in range(2):
+        state = torch.load(tmp_path / f"{rank}.pth")
+        assert state["running_mean"].tolist() == [4.0, 4.0]
+        assert state["running_var"].tolist() == [1.0, 1.0]
 
 
 def best_hook(folder: pathlib.Path, *, start_iter: int = 0, metric: str = "a/b") -> BestCheckpoint:

@@ -1,6 +1,7 @@
 """How many processes a run gets, and what is refused."""
 
 import argparse
+import contextlib
 import os
 import pathlib
 import signal
@@ -174,13 +175,17 @@ def stop(folder: pathlib.Path, *, starter: str, number: int, whom: str, again: b
         [*command, str(num_processes), str(folder)], cwd=ROOT, start_new_session=True
     )
     send = os.killpg if whom == "all" else os.kill  # Ctrl-C and most schedulers reach all
-    for doing in ("trains", "saves") if again else ("trains",):
-        while not all((folder / f"{doing}_{rank}").exists() for rank in range(num_processes)):
-            assert running.poll() is None
-            time.sleep(0.05)
-        time.sleep(1.2 if doing == "saves" else 0)  # those within a second count as one
-        send(running.pid, number)
-    return running.wait(timeout=60)
+    try:
+        for doing in ("trains", "saves") if again else ("trains",):
+            while not all((folder / f"{doing}_{rank}").exists() for rank in range(num_processes)):
+                assert running.poll() is None
+                time.sleep(0.05)
+            time.sleep(1.2 if doing == "saves" else 0)  # those within a second count as one
+            send(running.pid, number)
+        return running.wait(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

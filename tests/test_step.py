@@ -12,6 +12,7 @@ from smmcl.config import build_config
 from smmcl.d2 import build_model, comm, launch
 from smmcl.modeling.head.hamburger import MatrixFactorization
 from smmcl.processes import parallelise
+from smmcl.solver import build_optimizer
 from smmcl.step import StepTrainer, amp_dtype, build_step_trainer, unsynchronised
 
 TINY = [
@@ -170,6 +171,17 @@ def test_the_loss_scale_halves_on_overflow_and_is_resumed() -> None:
     again = float16_trainer([])
     again.load_state_dict(trainer.state_dict())
     assert again.scaler.get_scale() == 32768
+
+
+def test_gradients_are_clipped_without_their_scale() -> None:
+    model = OneWeight()
+    keys = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.75"]
+    optimizer = build_optimizer(build_config("", keys), model)
+    assert optimizer._step_supports_amp_scaling  # it would unscale by itself, after clipping
+    trainer = StepTrainer(model, [[0.5], [3.0]], optimizer, dtype=torch.float16)
+    for expected in (0.5, 0.75):
+        trainer.train(trainer.iter, trainer.iter + 1)
+        assert model.weight.grad.item() == expected
 
 
 def test_a_checkpoint_without_scale_says_so(caplog) -> None:
