@@ -29,7 +29,8 @@ class ActivatedConv(nn.Module):
         conv, dtype = self.conv, self.conv.weight.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
-        if conv.weight.device.type != "cpu" or not _is_fused(dtype):
+        is_captured = torch.compiler.is_compiling()  # an exported file runs where oneDNN is not
+        if is_captured or conv.weight.device.type != "cpu" or not _is_fused(dtype):
             return torch.ops.aten.gelu_(conv(feature))
         # oneDNN's own, as torch.compile calls it; autocast does not know it.
         return torch.ops.mkldnn._convolution_pointwise(
