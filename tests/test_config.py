@@ -87,7 +87,7 @@ def test_dumped_config_reads_back(tmp_path: pathlib.Path) -> None:
 def test_unknown_key_is_answered_by_name() -> None:
     with pytest.raises(ValueError, match=r"MODEL\.FUSION\.SCAL.*MODEL\.FUSION\.SCALE"):
         build_config("", ["MODEL.FUSION.SCAL", "1.0"])
-    with pytest.raises(ValueError, match="--num-gpus, .* Options come before"):
+    with pytest.raises(ValueError, match=r"--num-gpus, .* Options come before"):
         build_config("", ["SEED", "1", "--num-gpus", "2"])
 
 
