@@ -6,6 +6,8 @@ colours. The config names the data set, by which the auxiliary frames are read.
 
 import sys
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from smmcl.config import build_config
 from smmcl.modeling.fold import fold
 
 SIZE = (320, 240)  # width and height that the model sees
+AT_ONCE = 2  # pairs under way; two cores label more pairs side by side than one after the other
 
 
 def frames(visible: str, auxiliary: str):
@@ -32,6 +35,16 @@ def frames(visible: str, auxiliary: str):
         yield picture, cv2.cvtColor(cv2.resize(other, SIZE), cv2.COLOR_BGR2GRAY)  # (240, 320)
 
 
+def in_turn(pool, function, items):
+    """Results in the order of the items, of which one more than there are workers is under way."""
+    pending = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > AT_ONCE:
+            yield pending.popleft().result()
+    yield from (future.result() for future in pending)
+
+
 def main(config: str, weights: str, visible: str, auxiliary: str, output: str = "") -> float:
     """Returns the pairs per second, reading and writing included."""
     predictor = Predictor(build_config(config, ["MODEL.WEIGHTS", weights]))
@@ -40,15 +53,20 @@ def main(config: str, weights: str, visible: str, auxiliary: str, output: str = 
     colours = np.array(predictor.metadata.stuff_colors, dtype=np.uint8)[:, ::-1]  # (K, 3) in BGR
     codec = cv2.VideoWriter_fourcc(*"MJPG")
     writer = cv2.VideoWriter(output, codec, 10, SIZE) if output else None
-    start, count = time.perf_counter(), 0
-    for picture, other in frames(visible, auxiliary):
-        inputs = predictor.prepare(picture, other)
+
+    def label(pair):
+        inputs = predictor.prepare(*pair)
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-            labels = predictor.model([inputs])[0]["sem_seg"].argmax(dim=0)  # (240, 320)
-        if writer is not None:
-            writer.write(colours[labels.cpu().numpy()])
-        count += 1
-        print(f"\r{count / (time.perf_counter() - start):.1f} pairs/s", end="", flush=True)
+            return predictor.model([inputs])[0]["sem_seg"].max(dim=0).indices.cpu()  # (240, 320)
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))
+    start, count = time.perf_counter(), 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for labels in in_turn(pool, label, frames(visible, auxiliary)):
+            if writer is not None:
+                writer.write(colours[labels.numpy()])
+            count += 1
+            print(f"\r{count / (time.perf_counter() - start):.1f} pairs/s", end="", flush=True)
     if writer is not None:
         writer.release()
     print()
