@@ -150,7 +150,7 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
         watch.leave()
         raise
     except SystemExit as leaving:
-        status = leaving.code
+        status = leaving.code or 0
     # A process that ends takes down those that still talk to it, or that write a last checkpoint.
     comm.synchronize()
     watch.leave()
