@@ -231,6 +231,15 @@ def test_any_length_and_temperature_stay_finite(temperature: float, length: floa
             assert losses["visible"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_length_is_normalised_away_where_only_one_entry_is_not_zero() -> None:
+    views = torch.tensor([[3.0, 0.0], [0.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(2, 2, dtype=torch.float64, generator=generator)
+    (gradient,) = torch.autograd.grad((normalize(views) * weights).sum(), views)
+    expected = [[0.0, weights[0, 1] / 3], [weights[1, 0] / 2, 0.0]]
+    torch.testing.assert_close(gradient, torch.tensor(expected, dtype=torch.float64))
+
+
 def unit_like(views: torch.Tensor) -> torch.Tensor:
     double = views.detach().double()
     return double / double.norm(dim=1, keepdim=True)

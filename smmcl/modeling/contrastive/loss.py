@@ -114,7 +114,9 @@ def normalize(embeddings: torch.Tensor) -> torch.Tensor:
     embeddings = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     largest = embeddings.detach().abs().amax(1, keepdim=True).clamp_min(1e-12)  # (N, 1)
     scaled = embeddings / largest  # (N, D)
-    return scaled / scaled.norm(dim=1, keepdim=True).clamp_min(1)  # (N, D)
+    length = scaled.norm(dim=1, keepdim=True)  # (N, 1), at least 1 unless all entries are tiny
+    # Not clamp_min(1): a single entry has length 1, where torch 2.15 gives clamps no gradient.
+    return scaled / length.where(length >= 1, 1.0)  # (N, D)
 
 
 class _Term(torch.autograd.Function):
