@@ -1,7 +1,6 @@
 """What the tests of the tools share: a run of an untrained tiny model on small generated pairs."""
 
 import importlib.util
-import logging
 import os
 import pathlib
 import sys
@@ -45,10 +44,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture
-def call_tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def call_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A function that runs `tools/<name>.py` with arguments in this process."""
-    logger = logging.getLogger("smmcl")
-    handlers = list(logger.handlers)
 
     def call(name: str, *arguments: object) -> None:
         path = ROOT / "tools" / f"{name}.py"
@@ -59,5 +56,4 @@ def call_tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
         run(tool.main)
 
-    yield call
-    logger.handlers[:] = handlers
+    return call
