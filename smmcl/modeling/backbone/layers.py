@@ -109,14 +109,18 @@ class GELU(nn.Module):
 
 
 def overwrite(
-    operation: Callable[..., torch.Tensor], feature: torch.Tensor, update: torch.Tensor
+    operation: Callable[..., torch.Tensor],
+    feature: torch.Tensor,
+    update: torch.Tensor,
+    *others: torch.Tensor,
 ) -> torch.Tensor:
-    """operation(feature, update); at inference it writes over `update`, which nobody may need.
+    """operation(feature, update, ...); at inference written over `update`, which nobody may need.
 
     Maps are tens of MB, and asking the system for new memory takes longer than to add them.
     """
-    is_kept = torch.is_grad_enabled() or torch.result_type(feature, update) != update.dtype
-    return operation(feature, update, out=None if is_kept else update)
+    is_wider = any(torch.result_type(other, update) != update.dtype for other in (feature, *others))
+    is_kept = torch.is_grad_enabled() or is_wider
+    return operation(feature, update, *others, out=None if is_kept else update)
 
 
 class DropPath(nn.Module):
@@ -134,11 +138,16 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: torch.Tensor) -> torch.Tensor:
+        weights = self.draw(branch)
+        return branch if weights is None else branch * weights.to(branch.dtype)
+
+    def draw(self, branch: torch.Tensor) -> torch.Tensor | None:
+        """What `forward` multiplies by, (N, 1, 1, 1): 0 for the dropped images; None for all 1."""
         if not self.training or self.rate == 0:
-            return branch
+            return None
         shape = (branch.shape[0],) + (1,) * (branch.dim() - 1)
-        kept = branch.new_empty(shape).bernoulli_(1 - self.rate)  # (N, 1, 1, 1)
-        return branch * (kept / (1 - self.rate))
+        dtype = torch.promote_types(branch.dtype, torch.float32)
+        return branch.new_empty(shape, dtype=dtype).bernoulli_(1 - self.rate) / (1 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

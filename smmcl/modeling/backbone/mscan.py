@@ -5,9 +5,9 @@ Shape shorthand in this module:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from smmcl.modeling.backbone.convolutions import DepthwiseConv, PointConv
 from smmcl.modeling.backbone.layers import (
     GELU,
     ChannelNorm,
@@ -89,10 +89,18 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        update = _scaled(self.attention(self.norm1(feature)), self.layer_scale_1)
-        feature = overwrite(torch.add, feature, self.drop_path(update))
-        update = _scaled(self.mlp(self.norm2(feature)), self.layer_scale_2)
-        return overwrite(torch.add, feature, self.drop_path(update))
+        feature = self._add(feature, self.attention(self.norm1(feature)), self.layer_scale_1)
+        return self._add(feature, self.mlp(self.norm2(feature)), self.layer_scale_2)
+
+    def _add(
+        self, feature: torch.Tensor, update: torch.Tensor, scale: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The map plus its update (N, C, H, W), if that is not dropped, times a scale (C,)."""
+        if scale is None:  # `fold` has made it part of the update
+            return overwrite(torch.add, feature, update)
+        scale, kept = scale[:, None, None], self.drop_path.draw(feature)
+        scale = scale if kept is None else scale * kept  # (C, 1, 1) or (N, C, 1, 1)
+        return overwrite(torch.addcmul, feature, update, scale)
 
 
 class StripAttention(nn.Module):
@@ -103,14 +111,14 @@ class StripAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.project_in = nn.Conv2d(width, width, 1)
-        self.local = _depthwise(width, (5, 5))
+        self.project_in = PointConv(width, width)
+        self.local = DepthwiseConv(width, (5, 5))
         self.strips = nn.ModuleList(
-            nn.Sequential(_depthwise(width, (1, length)), _depthwise(width, (length, 1)))
+            nn.Sequential(DepthwiseConv(width, (1, length)), DepthwiseConv(width, (length, 1)))
             for length in STRIPS
         )
-        self.mix = nn.Conv2d(width, width, 1)
-        self.project_out = nn.Conv2d(width, width, 1)
+        self.mix = PointConv(width, width)
+        self.project_out = PointConv(width, width)
         self.activation = GELU()
         self.shortcut = nn.Identity()
 
@@ -124,29 +132,14 @@ class StripAttention(nn.Module):
         return overwrite(torch.add, self.shortcut(feature), self.project_out(weighed))
 
 
-class RowStrip(nn.Conv2d):
-    """A depthwise convolution (1, k), in training on a CPU by way of the transposed map.
-
-    There oneDNN takes up to 15 times as long for the gradient of a weight (1, k) as for (k, 1).
-    """
-
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled() or feature.device.type != "cpu":
-            return super().forward(feature)
-        turned = feature.mT.contiguous(memory_format=torch.channels_last)  # (N, C, W, H)
-        padding = self.padding[::-1]
-        turned = F.conv2d(turned, self.weight.mT, self.bias, padding=padding, groups=self.groups)
-        return turned.mT.contiguous(memory_format=torch.channels_last)  # (N, C, H, W)
-
-
 class ConvMLP(nn.Module):
     """A two-layer perceptron at every place, with a 3x3 depthwise convolution in its middle."""
 
     def __init__(self, width: int, *, hidden_width: int) -> None:
         super().__init__()
-        self.expand = nn.Conv2d(width, hidden_width, 1)
-        self.depthwise = _depthwise(hidden_width, (3, 3))
-        self.reduce = nn.Conv2d(hidden_width, width, 1)
+        self.expand = PointConv(width, hidden_width)
+        self.depthwise = DepthwiseConv(hidden_width, (3, 3))
+        self.reduce = PointConv(hidden_width, width)
         self.activation = GELU()
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
@@ -161,17 +154,6 @@ class Sum(nn.ModuleList):
         for module in self[1:]:
             total = overwrite(torch.add, total, module(feature))
         return total
-
-
-def _scaled(update: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """The update (N, C, H, W) times a scale (C,); None where `fold` has made it part of it."""
-    return update if scale is None else overwrite(torch.mul, scale[:, None, None], update)
-
-
-def _depthwise(width: int, kernel: tuple[int, int]) -> nn.Conv2d:
-    conv = RowStrip if kernel[0] == 1 else nn.Conv2d
-    padding = (kernel[0] // 2, kernel[1] // 2)
-    return conv(width, width, kernel, padding=padding, groups=width)
 
 
 def _stem(in_channels: int, width: int) -> nn.Sequential:

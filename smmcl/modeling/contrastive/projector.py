@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import ShapeSpec
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.init import init_encoder
 
 
@@ -19,13 +20,13 @@ class Projector(nn.Sequential):
 
     def __init__(self, channels: int, hidden_dim: int, embed_dim: int) -> None:
         super().__init__(
-            nn.Conv2d(channels, hidden_dim, 1),
+            PointConv(channels, hidden_dim),
             nn.GELU(),
             nn.BatchNorm2d(hidden_dim),
-            nn.Conv2d(hidden_dim, hidden_dim, 1),
+            PointConv(hidden_dim, hidden_dim),
             nn.GELU(),
             nn.BatchNorm2d(hidden_dim),
-            nn.Conv2d(hidden_dim, embed_dim, 1),
+            PointConv(hidden_dim, embed_dim),
         )
         init_encoder(self)
 

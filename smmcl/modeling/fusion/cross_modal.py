@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.backbone.layers import GELU, overwrite
 from smmcl.modeling.init import init_encoder
 
@@ -54,7 +55,7 @@ class CrossModalModulation(nn.Module):
         self.channel = _mlp(2 * both, 4 * hidden_width, visible_width if same else both)
         self.to_visible = match_width(auxiliary_width, visible_width)
         self.to_auxiliary = match_width(visible_width, auxiliary_width)
-        self.fuse = None if fused_width is None else nn.Conv2d(both, fused_width, 1)
+        self.fuse = None if fused_width is None else PointConv(both, fused_width)
         init_encoder(self)
 
     def forward(
@@ -96,13 +97,13 @@ class CrossModalModulation(nn.Module):
 def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
     """Three layers at every place."""
     return nn.Sequential(
-        nn.Conv2d(in_width, hidden_width, 1),
+        PointConv(in_width, hidden_width),
         GELU(),
-        nn.Conv2d(hidden_width, hidden_width, 1),
+        PointConv(hidden_width, hidden_width),
         GELU(),
-        nn.Conv2d(hidden_width, out_width, 1),
+        PointConv(hidden_width, out_width),
     )
 
 
 def match_width(width: int, receiving_width: int) -> nn.Module:
-    return nn.Identity() if width == receiving_width else nn.Conv2d(width, receiving_width, 1)
+    return nn.Identity() if width == receiving_width else PointConv(width, receiving_width)

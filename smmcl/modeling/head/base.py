@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.init import init_decoder
 
 
@@ -63,7 +64,7 @@ class SemSegHead(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self.build(in_channels, channels, **settings)
         init_decoder(self)
-        conv = nn.Conv2d(channels, num_classes, 1)  # its bias starts as torch's does
+        conv = PointConv(channels, num_classes)  # its bias starts as torch's does
         nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="relu")
         self.classifier = nn.Sequential(nn.Dropout2d(dropout), conv)
 

@@ -7,6 +7,7 @@ Shape shorthand in this module:
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.head.base import SemSegHead, resize
 
 
@@ -15,7 +16,7 @@ class FPNHead(SemSegHead):
     """Passes coarse features down to finer ones, refines each level, sums them, and classifies."""
 
     def build(self, in_channels: list[int], channels: int) -> None:
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.laterals = nn.ModuleList(PointConv(width, channels) for width in in_channels)
         self.refinements = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),

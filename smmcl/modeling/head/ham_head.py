@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.head.base import SemSegHead, resize
 from smmcl.modeling.head.hamburger import Hamburger
 
@@ -52,5 +53,5 @@ class HamHead(SemSegHead):
 def _conv_norm(in_channels: int, channels: int) -> nn.Sequential:
     """A 1x1 convolution, group norm and ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 1, bias=False), nn.GroupNorm(32, channels), nn.ReLU()
+        PointConv(in_channels, channels, bias=False), nn.GroupNorm(32, channels), nn.ReLU()
     )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.init import init_decoder
 
 EPSILON = 1e-6  # keeps the multiplicative updates finite where a factor is zero
@@ -25,11 +26,11 @@ class Hamburger(nn.Module):
             rank, steps_train, steps_test: see `MatrixFactorization`.
         """
         super().__init__()
-        self.conv_in = nn.Conv2d(channels, channels, 1)
+        self.conv_in = PointConv(channels, channels)
         self.factorization = MatrixFactorization(
             channels, rank=rank, steps_train=steps_train, steps_test=steps_test
         )
-        self.conv_out = nn.Conv2d(channels, channels, 1)
+        self.conv_out = PointConv(channels, channels)
         init_decoder(self)
 
     def forward(self, feature: torch.Tensor, *, bases: torch.Tensor | None = None) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY
+from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.head.base import SemSegHead, resize
 
 
@@ -16,9 +17,9 @@ class MLPHead(SemSegHead):
     """Brings every feature to the same channels and size, mixes them, and classifies."""
 
     def build(self, in_channels: list[int], channels: int) -> None:
-        self.projections = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
+        self.projections = nn.ModuleList(PointConv(width, channels) for width in in_channels)
         self.mix = nn.Sequential(
-            nn.Conv2d(channels * len(in_channels), channels, 1, bias=False),
+            PointConv(channels * len(in_channels), channels, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
         )
