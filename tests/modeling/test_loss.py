@@ -83,7 +83,6 @@ def test_collapsed_embeddings_cost_the_log_of_their_negatives() -> None:
 @pytest.mark.parametrize("positives", POSITIVES)
 def test_slow_loop(monkeypatch, positives: str, temperature: float, panel_rows: int) -> None:
     monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 24 * panel_rows)
-    monkeypatch.setattr(panels, "GROUP_ROWS", 2 * panel_rows)
     monkeypatch.setattr(panels, "PANEL_ROWS", 10)
     visible, auxiliary, labels = random_problem()
     cells = (torch.arange(24) % 7, torch.arange(24) % 5)

@@ -25,10 +25,9 @@ import torch
 # Largest panel of exponentials. There are two, and the temporaries of a group of positives are at
 # most a quarter of a panel each: the workspace is below 32 MiB.
 PANEL_BYTES = 8 * 2**20
-# Most rows of a panel and of a group of positives on a CPU, by its caches; times 8 on accelerators,
-# which want few and large kernels.
+# Most rows of a panel on a CPU, by its caches; times 8 on accelerators, which want few and large
+# kernels.
 PANEL_ROWS = 256
-GROUP_ROWS = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +68,7 @@ class Window(NamedTuple):
     keys: slice
     view: torch.Tensor  # of the panel, 0 where labels are equal
     positives: torch.Tensor  # e^s of the positives, infinity elsewhere
+    is_positive: torch.Tensor
 
 
 class Panels:
@@ -101,10 +101,9 @@ class Panels:
         self.entries = PANEL_BYTES // anchors.element_size()
         size = min(len(anchors) ** 2, max(self.entries, len(anchors)))
         self.buffer, self.scratch = anchors.new_empty(2, size)
-        scale = 1 if anchors.device.type == "cpu" else 8
-        self.panel_rows, self.group_rows = scale * PANEL_ROWS, scale * GROUP_ROWS
-        widest = max(runs.longest, self.group_rows)
-        self.group_rows = max(min(self.group_rows, self.entries // 4 // widest), 1)
+        self.panel_rows = PANEL_ROWS if anchors.device.type == "cpu" else 8 * PANEL_ROWS
+        widest = max(runs.longest, self.panel_rows)
+        self.group_rows = max(min(self.panel_rows, self.entries // 4 // widest), 1)
 
     def run(self) -> None:
         """All keys face each panel: its masses are complete at once."""
@@ -191,7 +190,7 @@ class Panels:
         # Infinitely likely ones cost nothing and are not pulled.
         positives = view.masked_fill(~is_positive, torch.inf)
         view.masked_fill_(is_same, 0)
-        return Window(slice(top, bottom), slice(low, high), view, positives)
+        return Window(slice(top, bottom), slice(low, high), view, positives, is_positive)
 
     def attract(self, window: Window) -> torch.Tensor:
         """Adds the loss of the anchors of a window, which holds all their positives.
@@ -200,7 +199,7 @@ class Panels:
             (R, M) q_ip, in the memory of the window's positives.
         """
         rows, positives = window.rows, window.positives
-        count = positives.isfinite().sum(1, dtype=positives.dtype).clamp_min(1)  # (R,)
+        count = window.is_positive.sum(1, dtype=positives.dtype).clamp_min(1)  # (R,)
         self.share[rows] = count.mul_(len(self.anchors)).reciprocal_()
         odds = positives.reciprocal_().mul_(self.mass[rows, None])  # (R, M) Z_i / e^s_ip
         self.loss += self.share[rows] @ odds.log1p().sum(1)
