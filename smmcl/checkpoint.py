@@ -166,7 +166,7 @@ def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
     """
     if not zipfile.is_zipfile(path):
         return {}
-    stored = read_file(str(path))
+    stored = read_file(str(path), is_mapped=True)
     return {key: stored[key] for key in ("config", "inputs") if stored.get(key)}
 
 

@@ -21,7 +21,7 @@ from smmcl.d2 import CfgNode, build_model
 from smmcl.data.augmentation import PairGeometry
 from smmcl.data.datasets.build import agreed_metadata, register_facts
 from smmcl.data.image_pair import check_same_size, convert_auxiliary, convert_visible, decode
-from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
 from smmcl.engine import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.modeling.fold import fold
 from smmcl.modeling.sliding_window import wrap_for_test
@@ -170,8 +170,8 @@ class Predictor:
             geometry = PairGeometry(False, size, (0, 0), size)
             image, other = (geometry.apply(part, fill=0) for part in (image, other))
         return {
-            "image": _channels_first(image),  # (3, H, W)
-            "auxiliary": _channels_first(other),  # (A, H, W)
+            "image": channels_first(image),  # (3, H, W)
+            "auxiliary": channels_first(other),  # (A, H, W)
             "height": height,
             "width": width,
             "file_name": name,
@@ -256,7 +256,3 @@ def _stored(image: ImageLike, *, role: str) -> tuple[np.ndarray, str, str]:
             "tensor, or lists of them."
         )
     return np.asarray(image), image.mode, f"<{role}>"
-
-
-def _channels_first(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

@@ -126,10 +126,10 @@ class MultiModalDatasetMapper:
         record["valid_box"] = (0, 0, *visible.shape[:2])
         if self.is_train:
             visible, auxiliary = self._augment(record, visible, auxiliary)
-        record["image"] = _channels_first(visible)  # (3, H, W)
+        record["image"] = channels_first(visible)  # (3, H, W)
         # A single channel is repeated last: moving three equal ones takes three times as long.
         repeats = self.auxiliary_channels // self.contract.scaled_channels
-        record["auxiliary"] = _channels_first(auxiliary).repeat(repeats, 1, 1)  # (A, H, W)
+        record["auxiliary"] = channels_first(auxiliary).repeat(repeats, 1, 1)  # (A, H, W)
         return record
 
     def _augment(
@@ -158,5 +158,6 @@ class MultiModalDatasetMapper:
         return visible, auxiliary
 
 
-def _channels_first(image: np.ndarray) -> torch.Tensor:
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    """A copy of an image (H, W, C), as (C, H, W)."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

@@ -19,22 +19,25 @@ DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 logger = logging.getLogger(__name__)
 
 
-def read_file(path: str) -> dict[str, Any]:
+def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     """Reads a checkpoint: `.pkl` as Detectron2's zoo has them, anything else by torch.
 
     Only tensors, arrays, numbers, strings and plain containers of them are admitted.
 
     Args:
         path: of the file, or its URL; `detectron2://` is the model zoo of Detectron2.
+        is_mapped: leaves tensors on the disk until they are used, for who reads the rest alone.
     """
-    with local_file(path).open("rb") as file:
+    local = local_file(path)
+    with local.open("rb") as file:
         try:
             if path.endswith(".pkl"):
                 data = _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote some
             else:
                 # timm's trainer keeps its arguments beside the weights.
                 with torch.serialization.safe_globals([argparse.Namespace]):
-                    data = torch.load(file, map_location="cpu", weights_only=True)
+                    source = local if is_mapped else file
+                    data = torch.load(source, "cpu", weights_only=True, mmap=is_mapped)
         except Exception as error:  # damaged and hostile files fail in a hundred ways
             reason = str(error).partition("\n")[0].partition(". ")[0]
             raise ValueError(

@@ -6,7 +6,7 @@ several images take up to twice as long as the matrix product that they are.
 
 Shape shorthand in this module:
     N: images in the batch     C: channels     H, W: height and width
-    K, L: height and width of the kernel, both odd
+    K: output channels, or with L the height and width of a kernel, both odd
 """
 
 import torch
@@ -18,7 +18,7 @@ FAST_COLUMNS = 3
 
 
 class PointConv(nn.Conv2d):
-    """A 1x1 convolution, in training on a CPU a matrix product."""
+    """A 1x1 convolution, in training on a CPU a matrix product for each image."""
 
     def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias)
@@ -26,8 +26,8 @@ class PointConv(nn.Conv2d):
     def forward(self, feature: Tensor) -> Tensor:
         if not _is_trained_on_cpu(feature):
             return super().forward(feature)
-        feature = feature.permute(0, 2, 3, 1)  # (N, H, W, C)
-        return F.linear(feature, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        tensors = _autocast(feature.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+        return _Products.apply(*tensors).permute(0, 3, 1, 2)
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -40,14 +40,66 @@ class DepthwiseConv(nn.Conv2d):
     def forward(self, feature: Tensor) -> Tensor:
         if not _is_trained_on_cpu(feature) or max(self.kernel_size) <= FAST_COLUMNS:
             return super().forward(feature)
-        tensors = (feature, self.weight, self.bias)
-        if torch.is_autocast_enabled("cpu"):
-            tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
-        return _LongDepthwise.apply(*tensors, self.padding)
+        return _LongDepthwise.apply(*_autocast(feature, self.weight, self.bias), self.padding)
 
 
 def _is_trained_on_cpu(feature: Tensor) -> bool:
     return torch.is_grad_enabled() and feature.device.type == "cpu"
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(t if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
+
+
+class _Products(torch.autograd.Function):
+    """Every image for itself: what one gives must not depend on how many others there are.
+
+    But all at once in the lower precisions, whose rounded sums should not be summed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        feature: Tensor,  # (N, H, W, C)
+        weight: Tensor,  # (K, C)
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(feature, weight)
+        output = feature.new_empty(*feature.shape[:3], len(weight))  # (N, H, W, K)
+        for image, result in zip(_images(feature), _images(output), strict=True):
+            if bias is None:
+                torch.mm(image, weight.t(), out=result)
+            else:
+                torch.addmm(bias, image, weight.t(), out=result)
+        return output
+
+    @staticmethod
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        feature, weight = ctx.saved_tensors
+        needs_feature, needs_weight, needs_bias = ctx.needs_input_grad
+        grad = grad.contiguous()
+        grad_feature = torch.empty_like(feature, memory_format=torch.contiguous_format)
+        grad_weight = torch.zeros_like(weight)
+        for image, change, result in zip(*map(_images, (feature, grad, grad_feature)), strict=True):
+            if needs_feature:
+                torch.mm(change, weight, out=result)
+            if needs_weight:
+                grad_weight.addmm_(change.t(), image)
+        return (
+            grad_feature if needs_feature else None,
+            grad_weight if needs_weight else None,
+            grad.sum((0, 1, 2)) if needs_bias else None,
+        )
+
+
+def _images(tensor: Tensor) -> Tensor:
+    """(N, H, W, C) -> (N, H * W, C), or (1, N * H * W, C) in the lower precisions."""
+    is_low = torch.finfo(tensor.dtype).bits < 32
+    return tensor.flatten(0, 2).unsqueeze(0) if is_low else tensor.flatten(1, 2)
 
 
 class _LongDepthwise(torch.autograd.Function):

@@ -109,18 +109,14 @@ class GELU(nn.Module):
 
 
 def overwrite(
-    operation: Callable[..., torch.Tensor],
-    feature: torch.Tensor,
-    update: torch.Tensor,
-    *others: torch.Tensor,
+    operation: Callable[..., torch.Tensor], feature: torch.Tensor, update: torch.Tensor
 ) -> torch.Tensor:
-    """operation(feature, update, ...); at inference written over `update`, which nobody may need.
+    """operation(feature, update); at inference it writes over `update`, which nobody may need.
 
     Maps are tens of MB, and asking the system for new memory takes longer than to add them.
     """
-    is_wider = any(torch.result_type(other, update) != update.dtype for other in (feature, *others))
-    is_kept = torch.is_grad_enabled() or is_wider
-    return operation(feature, update, *others, out=None if is_kept else update)
+    is_kept = torch.is_grad_enabled() or torch.result_type(feature, update) != update.dtype
+    return operation(feature, update, out=None if is_kept else update)
 
 
 class DropPath(nn.Module):

@@ -96,11 +96,11 @@ class Block(nn.Module):
         self, feature: torch.Tensor, update: torch.Tensor, scale: torch.Tensor | None
     ) -> torch.Tensor:
         """The map plus its update (N, C, H, W), if that is not dropped, times a scale (C,)."""
-        if scale is None:  # `fold` has made it part of the update
-            return overwrite(torch.add, feature, update)
-        scale, kept = scale[:, None, None], self.drop_path.draw(feature)
-        scale = scale if kept is None else scale * kept  # (C, 1, 1) or (N, C, 1, 1)
-        return overwrite(torch.addcmul, feature, update, scale)
+        if scale is not None:  # else `fold` has made it part of the update
+            scale, kept = scale[:, None, None], self.drop_path.draw(feature)
+            scale = scale if kept is None else scale * kept  # (C, 1, 1) or (N, C, 1, 1)
+            update = overwrite(torch.mul, scale, update)
+        return overwrite(torch.add, feature, update)
 
 
 class StripAttention(nn.Module):
