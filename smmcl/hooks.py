@@ -6,6 +6,7 @@ import math
 import pathlib
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,9 @@ class StopOnSignal(HookBase):
         raise SystemExit(128 + (self.received or signal.SIGTERM))
 
     def after_train(self) -> None:
+        has_failed = isinstance(sys.exc_info()[1], Exception)
+        if has_failed and comm.get_world_size() > 1:
+            return  # torchrun ends all when one dies; the others shall live to say which it was
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

@@ -123,7 +123,7 @@ def test_a_death_ends_all_within_a_minute_and_is_named(tmp_path, how: str, machi
 
 
 SAVING = """
-import argparse, pathlib, sys, time
+import argparse, os, pathlib, sys, time
 import torch
 from torch import nn
 from smmcl.checkpoint import RunCheckpointer
@@ -146,6 +146,7 @@ class SlowCheckpointer(RunCheckpointer):
         super().save(*args, **extra)
 
 def batches():
+    (FOLDER / f"pid_{comm.get_rank()}").write_text(str(os.getpid()))
     while True:
         time.sleep(0.02)
         (FOLDER / f"trains_{comm.get_rank()}").touch()
@@ -214,3 +215,22 @@ def test_a_second_signal_leaves_at_once(tmp_path, starter: str, number: int) -> 
     status = stop(tmp_path, starter=starter, number=number, whom="all", again=True)
     assert status == (-number if starter == "alone" else 128 + number)
     assert not (tmp_path / "last_checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_under_torchrun_only_who_died_first_is_named(tmp_path) -> None:
+    """torchrun then asks the others to end, which must not count as having died."""
+    script = tmp_path / "script.py"
+    script.write_text(SAVING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone"]
+    running = subprocess.Popen(
+        [*command, str(script), "3", str(tmp_path)], cwd=ROOT, text=True, stderr=subprocess.PIPE
+    )
+    while not all((tmp_path / f"trains_{rank}").exists() for rank in range(3)):
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.kill(int((tmp_path / "pid_2").read_text()), signal.SIGKILL)
+    errors = running.communicate(timeout=60)[1]
+    assert running.returncode == 1
+    for rank in (0, 1):
+        assert f"error: process {rank} leaves: process 2 died or lost its connection" in errors
