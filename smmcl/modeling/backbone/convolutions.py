@@ -88,7 +88,7 @@ class _Products(torch.autograd.Function):
             if needs_feature:
                 torch.mm(change, weight, out=result)
             if needs_weight:
-                grad_weight.addmm_(change.t(), image)
+                torch.addmm(grad_weight, change.t(), image, out=grad_weight)
         return (
             grad_feature if needs_feature else None,
             grad_weight if needs_weight else None,
