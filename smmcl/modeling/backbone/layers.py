@@ -115,7 +115,8 @@ def overwrite(
 
     Maps are tens of MB, and asking the system for new memory takes longer than to add them.
     """
-    is_kept = torch.is_grad_enabled() or torch.result_type(feature, update) != update.dtype
+    wider = torch.promote_types(feature.dtype, update.dtype)
+    is_kept = torch.is_grad_enabled() or wider != update.dtype
     return operation(feature, update, out=None if is_kept else update)
 
 
