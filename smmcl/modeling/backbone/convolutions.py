@@ -44,6 +44,8 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def _is_trained_on_cpu(feature: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # it has ways of its own, and export keeps plain operators
+        return False
     return torch.is_grad_enabled() and feature.device.type == "cpu"
 
 
