@@ -51,7 +51,6 @@ def test_compare_by_hand() -> None:
         compare(wanted, wanted.expand(2, -1, -1, -1))
 
 
-@pytest.mark.slow
 def test_the_program_runs_at_any_size_and_number(model) -> None:
     network = FromPixels(TensorSegmentor(model), model=model).eval()
     program = export_program(network, auxiliary_channels=3).module()

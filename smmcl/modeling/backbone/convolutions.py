@@ -2,7 +2,7 @@
 
 The gradient of a depthwise weight wider than three columns takes up to 90 times as long there as
 that of a narrow one: it is computed of turned maps, or three columns at a time. 1x1 convolutions of
-several images take up to twice as long as the matrix product that they are.
+several images take up to 1.4 times as long as the matrix products that they are.
 
 Shape shorthand in this module:
     N: images in the batch     C: channels     H, W: height and width
@@ -12,6 +12,7 @@ Shape shorthand in this module:
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 FAST_COLUMNS = 3
@@ -78,6 +79,7 @@ class _Products(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
@@ -85,12 +87,13 @@ class _Products(torch.autograd.Function):
         needs_feature, needs_weight, needs_bias = ctx.needs_input_grad
         grad = grad.contiguous()
         grad_feature = torch.empty_like(feature, memory_format=torch.contiguous_format)
-        grad_weight = torch.zeros_like(weight)
-        for image, change, result in zip(*map(_images, (feature, grad, grad_feature)), strict=True):
+        grad_weight = torch.empty_like(weight)
+        images = zip(*map(_images, (feature, grad, grad_feature)), strict=True)
+        for i, (image, change, result) in enumerate(images):
             if needs_feature:
                 torch.mm(change, weight, out=result)
-            if needs_weight:
-                torch.addmm(grad_weight, change.t(), image, out=grad_weight)
+            if needs_weight:  # the first overwrites what was there
+                torch.addmm(grad_weight, change.t(), image, beta=min(i, 1), out=grad_weight)
         return (
             grad_feature if needs_feature else None,
             grad_weight if needs_weight else None,
@@ -118,6 +121,7 @@ class _LongDepthwise(torch.autograd.Function):
         return F.conv2d(feature, weight, bias, **ctx.options)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor | None, ...]:
