@@ -18,6 +18,7 @@ LAYERS = {
     "smmcl": 0,
     "smmcl.modeling": 2,
     "smmcl.modeling.init": 0,
+    "smmcl.modeling.convolutions": 0,
     "smmcl.modeling.backbone": 0,
     "smmcl.modeling.backbone.pair": 2,
     "smmcl.modeling.fusion": 0,

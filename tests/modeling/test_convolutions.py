@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from smmcl.modeling.backbone.convolutions import DepthwiseConv, PointConv
+from smmcl.modeling.convolutions import DepthwiseConv, PointConv
 
 KERNELS = [(1, 7), (7, 1), (5, 5), (1, 21), (21, 1), (3, 3), (9, 7)]
 

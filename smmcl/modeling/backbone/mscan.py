@@ -7,7 +7,6 @@ Shape shorthand in this module:
 import torch
 from torch import nn
 
-from smmcl.modeling.backbone.convolutions import DepthwiseConv, PointConv
 from smmcl.modeling.backbone.layers import (
     GELU,
     ChannelNorm,
@@ -16,6 +15,7 @@ from smmcl.modeling.backbone.layers import (
     drop_path_rates,
     overwrite,
 )
+from smmcl.modeling.convolutions import DepthwiseConv, PointConv
 from smmcl.modeling.init import init_encoder
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {

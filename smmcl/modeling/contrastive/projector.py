@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import ShapeSpec
-from smmcl.modeling.backbone.convolutions import PointConv
+from smmcl.modeling.convolutions import PointConv
 from smmcl.modeling.init import init_encoder
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.backbone.convolutions import PointConv
 from smmcl.modeling.backbone.layers import GELU, overwrite
+from smmcl.modeling.convolutions import PointConv
 from smmcl.modeling.init import init_encoder
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
-from smmcl.modeling.backbone.convolutions import PointConv
+from smmcl.modeling.convolutions import PointConv
 from smmcl.modeling.init import init_decoder
 
 

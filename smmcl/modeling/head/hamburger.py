@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.backbone.convolutions import PointConv
+from smmcl.modeling.convolutions import PointConv
 from smmcl.modeling.init import init_decoder
 
 EPSILON = 1e-6  # keeps the multiplicative updates finite where a factor is zero

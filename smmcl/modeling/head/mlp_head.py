@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY
-from smmcl.modeling.backbone.convolutions import PointConv
+from smmcl.modeling.convolutions import PointConv
 from smmcl.modeling.head.base import SemSegHead, resize
 
 

@@ -12,7 +12,7 @@ Shape shorthand in this module:
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 FAST_COLUMNS = 3
@@ -64,7 +64,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: FunctionCtx,
         feature: Tensor,  # (N, H, W, C)
         weight: Tensor,  # (K, C)
         bias: Tensor | None,
@@ -80,9 +80,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         feature, weight = ctx.saved_tensors
         needs_feature, needs_weight, needs_bias = ctx.needs_input_grad
         grad = grad.contiguous()
@@ -110,7 +108,7 @@ def _images(tensor: Tensor) -> Tensor:
 class _LongDepthwise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: FunctionCtx,
         feature: Tensor,
         weight: Tensor,
         bias: Tensor,
@@ -122,9 +120,7 @@ class _LongDepthwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         feature, weight = ctx.saved_tensors
         needs_feature, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
