@@ -2,11 +2,11 @@
 
 import argparse
 import hashlib
+import importlib.util
 import logging
 import pathlib
-import pickle
 import re
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -14,15 +14,22 @@ import torch
 from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
 from torch import Tensor
 
+from smmcl.files.archive import check_archive
+from smmcl.files.arrays import load_arrays
+
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
+ARCHIVE, PICKLE = b"PK\3\4", b"\x80"  # what files by torch of today and of before 2020 begin with
+MAX_REPEATED = 1 << 20  # bytes of a tensor that is a view of fewer
+WANTED = "Save a state dict: torch.save(model.state_dict(), 'weights.pth')."
 
 logger = logging.getLogger(__name__)
 
 
 def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
-    """Reads a checkpoint: `.pkl` as Detectron2's zoo has them, anything else by torch.
+    """Reads a checkpoint: `.pkl` as Detectron2's zoo has them, `.safetensors`, or one by torch.
 
-    Only tensors, arrays, numbers, strings and plain containers of them are admitted.
+    Only tensors, arrays, numbers, strings and plain containers of them are admitted. An archive by
+    torch is checked whole first.
 
     Args:
         path: of the file, or its URL; `detectron2://` is the model zoo of Detectron2.
@@ -30,26 +37,45 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     """
     local = local_file(path)
     with local.open("rb") as file:
-        try:
-            if path.endswith(".pkl"):
-                data = _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote some
-            else:
-                # timm's trainer keeps its arguments beside the weights.
-                with torch.serialization.safe_globals([argparse.Namespace]):
-                    source = local if is_mapped else file
-                    data = torch.load(source, "cpu", weights_only=True, mmap=is_mapped)
-        except Exception as error:  # damaged and hostile files fail in a hundred ways
-            reason = str(error).partition("\n")[0].partition(". ")[0]
-            raise ValueError(
-                f"{path} was not read: {reason}. It is damaged, or holds objects that could run "
-                "code. Take it from its publisher, or save its tensors alone where it is trusted: "
-                "torch.save(model.state_dict(), 'weights.pth')."
-            ) from error
+        start = file.read(len(ARCHIVE))
+    is_archive = start == ARCHIVE and not path.endswith(".pkl")
+    if is_archive:
+        check_archive(local, name=path)
+    if path.endswith(".safetensors") and not importlib.util.find_spec("safetensors"):
+        raise ValueError(f"{path} needs the package safetensors: pip install safetensors")
+    try:
+        if path.endswith(".pkl"):
+            data = load_arrays(local.read_bytes())
+        elif path.endswith(".safetensors"):
+            data = _read_safetensors(local)
+        elif is_archive or start[:1] == PICKLE:
+            # timm's trainer keeps its arguments beside the weights.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                data = torch.load(local, "cpu", weights_only=True, mmap=is_mapped and is_archive)
+        else:
+            raise ValueError(f"it begins with {start!r}, as no file of weights does")
+    except Exception as error:  # damaged and hostile files fail in a hundred ways
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"{path} was not read: {reason}. It is damaged, of another kind, or holds objects that "
+            "could run code. Take it from its publisher, or save its tensors alone where it is "
+            "trusted: torch.save(model.state_dict(), 'weights.pth')."
+        ) from error
     if not isinstance(data, dict):
         raise ValueError(
             f"{path} holds a {type(data).__name__}, not tensors by name. Save a state dict."
         )
     return data
+
+
+def _read_safetensors(local: pathlib.Path) -> dict[str, Any]:
+    """The tensors under "model", and "config" where the file's metadata has one."""
+    from safetensors import safe_open
+
+    with safe_open(local, framework="pt") as file:
+        metadata = file.metadata() or {}
+        config = {"config": metadata["config"]} if "config" in metadata else {}
+        return {"model": {name: file.get_tensor(name) for name in list(file.keys())}, **config}
 
 
 def tensors_in(data: dict[str, Any], path: str) -> dict[str, Tensor]:
@@ -73,7 +99,33 @@ def tensors_in(data: dict[str, Any], path: str) -> dict[str, Tensor]:
             f"{path} has no tensors by name, neither bare nor under 'model' or 'state_dict', but "
             f"{list(map(str, data))[:3]}. Name a file of weights."
         )
+    check_state(state, path)
     return state
+
+
+def check_state(state: Any, path: str) -> None:
+    """Raises unless `state` holds nothing but finite tensors by name."""
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path} holds a {type(state).__name__} in place of tensors by name. {WANTED}"
+        )
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, (Tensor, np.ndarray)):
+            raise ValueError(
+                f"{path} holds a {type(value).__name__} as {name!r} in place of a tensor. {WANTED}"
+            )
+        tensor = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ValueError(f"{path} holds {name} as no plain tensor of numbers. {WANTED}")
+        # A view may repeat a few values without end.
+        size = tensor.numel() * tensor.element_size()
+        if size > max(tensor.untyped_storage().nbytes(), MAX_REPEATED):
+            raise ValueError(f"{path} has {size} bytes of {name} that it does not hold. {WANTED}")
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{path} holds NaN or infinite values in {name}: its training has diverged. Use a "
+                "checkpoint from before."
+            )
 
 
 def local_file(path: str) -> pathlib.Path:
@@ -83,6 +135,8 @@ def local_file(path: str) -> pathlib.Path:
     written beside them at the first load and compared from then on.
     """
     if "://" not in path:
+        if pathlib.Path(path).is_dir():
+            raise ValueError(f"weights {path} are a folder. Name the .pth file in it.")
         if not pathlib.Path(path).is_file():
             raise FileNotFoundError(f"weights {path} do not exist. Name an existing file or a URL.")
         return pathlib.Path(path)
@@ -117,35 +171,3 @@ def _check_sum(file: pathlib.Path) -> None:
             f"{file} has SHA-256 {found}, but {wanted} is expected. Remove it, and {record.name} "
             "beside it if the publisher has changed the file, to download it again."
         )
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 spell the bytes of an array with."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays and plain containers; the name of anything else is refused, not imported."""
-
-    # What numpy itself pickles arrays and numbers by; the modules' names differ by its version.
-    NUMPY = {
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-        "_reconstruct": np.zeros(1).__reduce__()[0],
-        "_frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-        "scalar": np.float32(1).__reduce__()[0],
-    }
-
-    def __init__(self, file: IO[bytes], *, encoding: str) -> None:
-        super().__init__(file, encoding=encoding)
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] == "numpy" and name in self.NUMPY:
-            return self.NUMPY[name]
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

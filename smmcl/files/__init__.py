@@ -1,0 +1,1 @@
+"""Files that strangers may have made: read without running anything, within bounds of memory."""
