@@ -8,15 +8,25 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from types import UnionType
 from typing import IO, Any
 
 import torch
-import yaml
 from torch import nn
 
 import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
-from smmcl.modeling.weight_files import read_file
+from smmcl.data.contract import AuxiliaryContract
+from smmcl.files.archive import is_sound
+from smmcl.files.yaml import as_keys, load_yaml
+from smmcl.modeling.weight_files import check_state, read_file
+
+# Parts of a checkpoint beside the weights; a part comes before what is in it.
+PARTS: dict[str, type | UnionType] = {
+    **{"config": str, "inputs": dict, "trainer": dict, "iteration": int, "trainer.hooks": dict},
+    **{"inputs.name": str, "inputs.format": str, "inputs.uses_auxiliary": bool},
+    **{"inputs.stuff_classes": list | tuple, "inputs.auxiliary": dict},
+}
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +121,8 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint of this project; an empty path leaves the model as it is."""
+        if pathlib.Path(path).is_dir() and path:
+            raise ValueError(f"checkpoint {path} is a folder. Set MODEL.WEIGHTS to a file in it.")
         if path and "://" not in path and not pathlib.Path(path).is_file():
             raise FileNotFoundError(
                 f"checkpoint {path} does not exist. Set MODEL.WEIGHTS to a .pth file, "
@@ -120,7 +132,12 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_file(filename)  # the engines' own reading lets some files run code
-        return data if "model" in data else {"model": data}
+        data = data if "model" in data else {"model": data}
+        _check_parts(data, filename)
+        hooks = data.get("trainer", {}).get("hooks", {})
+        for state in (data["model"], *(hooks[key] for key in hooks if key == "WeightAverage")):
+            check_state(state, filename)
+        return data
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         hooks = checkpoint.get("trainer", {}).get("hooks", {})
@@ -164,15 +181,37 @@ def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
     Returns:
         "config" as YAML, "inputs" as `describe_inputs` makes them; none of a file of others.
     """
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(path) and pathlib.Path(path).suffix != ".safetensors":
         return {}
     stored = read_file(str(path), is_mapped=True)
+    _check_parts(stored, str(path))
     return {key: stored[key] for key in ("config", "inputs") if stored.get(key)}
+
+
+def _check_parts(data: dict[str, Any], path: str) -> None:
+    for place, kind in PARTS.items():
+        outer, _, key = place.rpartition(".")
+        holder = data.get(outer) if outer else data
+        if not holder or (key not in holder and outer != "inputs"):
+            continue
+        if not isinstance(holder.get(key), kind):
+            raise ValueError(
+                f"{path} holds a {type(holder.get(key)).__name__} as {place}, which no run of "
+                "this project writes. Save its tensors alone to load them: torch.save(state_dict)."
+            )
+    if inputs := data.get("inputs"):
+        try:
+            AuxiliaryContract(**inputs["auxiliary"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} has inputs.auxiliary that do not fit: {error}.") from error
 
 
 def _advice(theirs: str, ours: str) -> str:
     """How to make the model that a file holds: the config keys that differ, ready to be given."""
-    theirs, ours = (dict(_leaves(yaml.safe_load(text) or {})) for text in (theirs, ours))
+    theirs, ours = (
+        dict(_leaves(as_keys(load_yaml(text, "the config in the checkpoint"), "that config")))
+        for text in (theirs, ours)
+    )
     other = {
         key: value
         for key, value in theirs.items()
@@ -191,15 +230,6 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def is_sound(path: pathlib.Path) -> bool:
-    """Whether a file that torch wrote is there and every part of it has its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 @contextlib.contextmanager

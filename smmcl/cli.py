@@ -8,8 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import yaml
-
 USER_ERRORS = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError)
 ASSERTING_FILES = ("config.py", "catalog.py")  # these report the user's mistakes by assertion
 # Another process hands its error on as the text of a traceback, of which this is the end.
@@ -39,7 +37,7 @@ def user_message(error: Exception) -> str | None:
     """What to tell the user, in one line, or None when the fault is not the user's."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     name = type(error).__name__
-    is_users = isinstance(error, (*USER_ERRORS, yaml.YAMLError)) or _is_about_config(error)
+    is_users = isinstance(error, USER_ERRORS) or _is_about_config(error)
     if found := LAST_ERROR.match(text):
         name, text = found.groups()
         is_users = name in {kind.__name__ for kind in USER_ERRORS}

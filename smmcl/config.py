@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterator
 
 from smmcl.d2 import CfgNode, get_cfg
+from smmcl.files.yaml import as_config, as_keys, load_yaml, read_layers
 
 
 def add_smmcl_config(cfg: CfgNode) -> None:
@@ -17,20 +18,32 @@ def add_smmcl_config(cfg: CfgNode) -> None:
     _add_test(cfg)
 
 
-def build_config(config_file: str = "", overrides: list[str] | None = None) -> CfgNode:
+def build_config(
+    config_file: str = "", overrides: list[str] | None = None, *, text: str | None = None
+) -> CfgNode:
     """Reads a config file and `KEY VALUE ...` overrides over the defaults; the result is frozen.
 
     Args:
         config_file: path of a YAML file, or name of a shipped one such as "mfnet_r101.yaml"; ""
             for the defaults alone.
         overrides: alternating keys and values, as they come from a command line.
+        text: of the config, where it is in no file of its own; `config_file` is then what errors
+            call it.
     """
     cfg = get_cfg()
     add_smmcl_config(cfg)
     if config_file:
-        config_file = find_config(config_file)
+        # Not by Detectron2's merge_from_file, which lets a file make objects of any kind.
+        if text is None:
+            config_file = find_config(config_file)
+            layers = read_layers(config_file)
+        else:
+            layers = [as_keys(load_yaml(text, config_file), config_file)]
+        tree = as_config(layers, config_file)
+        if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
         with _naming_the_key(cfg, config_file):
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_other_cfg(CfgNode(tree))
     with _naming_the_key(cfg, "the command line"):
         cfg.merge_from_list(overrides or [])
     cfg.freeze()
@@ -76,6 +89,8 @@ def _naming_the_key(cfg: CfgNode, source: str) -> Iterator[None]:
         raise ValueError(f"{source} sets {key}, which is no config key. {hint}") from error
     except ValueError as error:
         raise ValueError(f"{source} sets a value of another type: {error}") from error
+    except (MemoryError, RecursionError) as error:  # of the values that are Python expressions
+        raise ValueError(f"{source} sets a value that is nested too deep to be read.") from error
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from smmcl.checkpoint import is_sound
 from smmcl.d2 import CfgNode, HookBase, MetadataCatalog, comm
+from smmcl.files.archive import is_sound
+from smmcl.modeling.weight_files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class BestCheckpoint(HookBase):
     def before_train(self) -> None:
         path = pathlib.Path(self.trainer.checkpointer.save_dir) / "model_best.pth"
         if self.trainer.start_iter and is_sound(path):
-            stored = torch.load(path, map_location="cpu", mmap=True)
+            stored = read_file(str(path), is_mapped=True)
             if stored["metric"] == self.metric:
                 self.best = stored["score"]
 

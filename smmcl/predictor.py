@@ -4,14 +4,12 @@ Shape shorthand in this module:
     K: classes     H, W: size of a pair     A: channels of the auxiliary image
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
@@ -23,8 +21,10 @@ from smmcl.data.datasets.build import agreed_metadata, register_facts
 from smmcl.data.image_pair import check_same_size, convert_auxiliary, convert_visible, decode
 from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
 from smmcl.engine import changed, check_datasets, find_weights, load_weights, with_device
+from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.modeling.fold import fold
 from smmcl.modeling.sliding_window import wrap_for_test
+from smmcl.modeling.weight_files import read_file
 from smmcl.visualizer import draw_pair, pictures
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -91,12 +91,11 @@ class Predictor:
         """
         overrides = [*overrides, "MODEL.WEIGHTS", str(path)]
         if config_file is None and (text := read_facts(path).get("config")):
-            with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                file.write(text)
-                file.flush()
-                return cls(build_config(file.name, overrides))
+            return cls(build_config(f"the config in {path}", overrides, text=text))
         beside = Path(path).with_name("config.yaml")
         if config_file is None and not beside.is_file():
+            if Path(path).exists():
+                read_file(str(path))  # what is no checkpoint at all is refused by its kind
             raise FileNotFoundError(
                 f"checkpoint {path} does not exist or holds no config, and there is no {beside}. "
                 "Correct the path, or name its config as config_file."
@@ -228,8 +227,13 @@ def datasets_of(cfg: CfgNode, facts: Mapping[str, Any]) -> tuple[str, ...]:
     names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     if not {"config", "inputs"} <= facts.keys():
         return names
-    told = yaml.safe_load(facts["config"])["DATASETS"]
-    others = tuple(name for name in names if name not in (*told["TRAIN"], *told["TEST"]))
+    source = "the config in the checkpoint"
+    told = as_config([as_keys(load_yaml(facts["config"], source), source)], source)
+    try:
+        known = (*told["DATASETS"]["TRAIN"], *told["DATASETS"]["TEST"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} has no lists DATASETS.TRAIN and DATASETS.TEST.") from error
+    others = tuple(name for name in names if name not in known)
     return others or (register_facts(facts["inputs"]),)
 
 

@@ -28,6 +28,7 @@ LAYERS = {
     "smmcl.modeling.contrastive.loss": 0,
     "smmcl.modeling.contrastive.panels": 0,
     "smmcl.evaluation.confusion": 0,
+    "smmcl.files": 1,
     "smmcl.d2": 1,
     "smmcl.config": 2,
     "smmcl.data": 2,
@@ -127,3 +128,11 @@ def test_the_checks_themselves_can_fail(tmp_path: pathlib.Path) -> None:
     assert layer_of("smmcl.modeling.head.ham_head") == 2
     source = ROOT / "smmcl" / "modeling" / "meta_arch.py"
     assert "smmcl.modeling.head.base" in set(imports(source))
+
+
+@pytest.mark.parametrize("path", SOURCES + TOOLS, ids=module_name)
+def test_torch_reads_tensors_only(path: pathlib.Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            chosen = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert chosen.get("weights_only") == "True", ast.unparse(node)

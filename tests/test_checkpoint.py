@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from smmcl.checkpoint import RunCheckpointer, is_sound, read_facts
+from smmcl.checkpoint import RunCheckpointer, read_facts
+from smmcl.files.archive import is_sound
 
 
 def model(width: int = 3) -> nn.Module:

@@ -10,6 +10,8 @@ from typing import Any
 from fvcore.common.config import CfgNode as _CfgNode
 from iopath.common.file_io import g_pathmgr
 
+from smmcl.files.yaml import as_config, read_layers
+
 # What this engine and the project read; a trailing dot stands for all keys below. Detectron2's
 # other keys may appear in files at their default value, which defaults.json has recorded.
 _ROOT = "VERSION OUTPUT_DIR SEED CUDNN_BENCHMARK VIS_PERIOD "
@@ -25,13 +27,23 @@ class CfgNode(_CfgNode):
     """A config tree that reads files of Detectron2, its full dumps included."""
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Reads a YAML file over this tree, after the files that its `_BASE_` names."""
+        """Reads a YAML file over this tree, after the files that its `_BASE_` names.
+
+        Args:
+            cfg_filename: path of the file.
+            allow_unsafe: Detectron2's argument; here no file makes any objects.
+        """
         assert g_pathmgr.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
-        loaded = type(self)(self.load_yaml_with_base(cfg_filename, allow_unsafe=allow_unsafe))
+        loaded = type(self)(as_config(read_layers(cfg_filename), cfg_filename))
         is_current = loaded.get("VERSION", self.VERSION) == self.VERSION
         assert is_current, f"'{cfg_filename}' is not of VERSION {self.VERSION}: use Detectron2."
-        _drop_foreign_defaults(loaded, self, cfg_filename)
         self.merge_from_other_cfg(loaded)
+
+    def merge_from_other_cfg(self, cfg_other: _CfgNode) -> None:
+        """Puts the values of another tree, which may be a full one of Detectron2, over this one."""
+        lean = cfg_other.clone()
+        _drop_foreign_defaults(lean, self)
+        super().merge_from_other_cfg(lean)
 
 
 def get_cfg() -> CfgNode:
@@ -55,7 +67,7 @@ def _recorded_defaults() -> dict[str, Any]:
     return {key: CfgNode._decode_cfg_value(value) for key, value in json.loads(text).items()}
 
 
-def _drop_foreign_defaults(loaded: CfgNode, own: CfgNode, filename: str, prefix: str = "") -> None:
+def _drop_foreign_defaults(loaded: CfgNode, own: CfgNode, prefix: str = "") -> None:
     """Removes keys that `own` lacks and that stand at Detectron2's default; refuses other values.
 
     A key unknown to Detectron2 as well stays, for the merge to refuse it as it does any other.
@@ -63,14 +75,14 @@ def _drop_foreign_defaults(loaded: CfgNode, own: CfgNode, filename: str, prefix:
     for name, value in list(loaded.items()):
         key = prefix + name
         if isinstance(value, CfgNode):
-            _drop_foreign_defaults(value, own.get(name, CfgNode()), filename, key + ".")
+            _drop_foreign_defaults(value, own.get(name, CfgNode()), key + ".")
             if name not in own and not value:
                 del loaded[name]
         elif name not in own and key in _recorded_defaults():
             default = _recorded_defaults()[key]
             if _as_lists(CfgNode._decode_cfg_value(value)) != _as_lists(default):
                 raise KeyError(
-                    f"{key} is {value} in '{filename}'. The embedded engine has no such key and "
+                    f"{key} is {value}. The embedded engine has no such key and "
                     f"accepts only Detectron2's default, {default}. Remove the key, or run with "
                     "Detectron2 (SMMCL_ENGINE=detectron2)."
                 )

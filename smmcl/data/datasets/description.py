@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smmcl.data.contract import AuxiliaryContract
+from smmcl.files.yaml import read_layers
 
 PARTS = ("visible", "auxiliary", "label")
 
@@ -47,9 +46,11 @@ class Description:
 
 def read_description(path: str | Path) -> Description:
     """Reads and checks a dataset file; the keys that it has replace those of its `_BASE_`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
     try:
-        facts = _load(Path(path))
-    except (yaml.YAMLError, ValueError) as error:
+        facts = {key: value for layer in read_layers(path) for key, value in layer.items()}
+    except ValueError as error:
         raise ValueError(
             f"{path} cannot be read as a dataset file: {error}. datasets/README.md has an example."
         ) from error
@@ -68,16 +69,6 @@ def read_description(path: str | Path) -> Description:
     description = Description(**{"colors": palette(len(facts["classes"])), **facts})
     _check(description, path)
     return description
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
-    facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(facts, dict):
-        raise ValueError("it has no keys")
-    base = facts.pop("_BASE_", None)
-    return {**(_load(path.parent / base) if base else {}), **facts}
 
 
 def palette(num_classes: int) -> list[list[int]]:
