@@ -47,6 +47,9 @@ setup(
         "visualisation": ["scikit-learn>=1.4", "tensorboard"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
-        "development": ["pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11"],
+        "pretrained": ["safetensors>=0.4"],  # for weights in files of that kind
+        "development": [
+            *("pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11", "safetensors>=0.4"),
+        ],
     },
 )

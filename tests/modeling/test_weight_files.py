@@ -3,6 +3,8 @@
 import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from typing import Any
 
@@ -14,6 +16,13 @@ from torch import nn
 from smmcl.checkpoint import RunCheckpointer, read_facts
 from smmcl.modeling.weight_files import read_file, tensors_in
 
+# An array of Python objects, its type's flag for objects cleared, so that any bytes are pointers.
+POINTERS = (
+    b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    b"(K\x01K\x01\x85cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R"
+    b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x08AAAAAAAAtbs."
+)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 INPUTS = {
     "name": "pairs", "format": "RGB", "uses_auxiliary": True, "stuff_classes": ["a"],
     "auxiliary": {"kind": "depth"},
@@ -29,6 +38,19 @@ def damage(path: pathlib.Path, part: bytes) -> None:
     content = bytearray(path.read_bytes())
     content[content.index(part)] ^= 1
     path.write_bytes(content)
+
+
+def test_no_bytes_of_a_pickle_become_pointers(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "evil.pkl").write_bytes(POINTERS)
+    code = (
+        "import sys; from smmcl.modeling.weight_files import read_file, tensors_in\n"
+        "try: tensors_in(read_file(sys.argv[1]), '')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "evil.pkl")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, f"the process ended with {done.returncode}: {done.stderr[-300:]}"
+    assert "evil.pkl was not read: it calls dtype" in done.stdout
 
 
 @pytest.mark.parametrize(
