@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 BASE_KEY = "_BASE_"
-MAX_LENGTH = 1 << 18  # characters of a file, with its aliases written out
+MAX_LENGTH = 1 << 17  # characters of a file, with its aliases written out
 MAX_DEPTH = 32  # of lists and mappings in each other
+MAX_DIGITS = 100  # of a number; of 1:1:1:... to the base of 60, the time grows with their square
 MAX_FILES = 32  # that one file may be based on
 PLAIN = (str, int, float, type(None))  # bool is an int
 
@@ -33,6 +34,12 @@ class _Loader(yaml.SafeLoader):
             if length > MAX_LENGTH:
                 _refuse(node, f"with its aliases written out it is longer than {MAX_LENGTH}")
         return root
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > MAX_DIGITS:
+            _refuse(node, f"a number has more than {MAX_DIGITS} digits")
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
