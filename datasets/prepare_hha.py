@@ -12,11 +12,10 @@ import functools
 import multiprocessing
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from smmcl.cli import run
+from smmcl.data.decoding import decode
 from smmcl.data.files import write_new_image
 from smmcl.data.hha import NYU_CAMERA, Camera, compute_hha
 
@@ -43,14 +42,14 @@ def convert(path: Path, *, args: argparse.Namespace) -> bool:
     target = args.output / path.relative_to(args.depth).with_suffix(".png")
     if target.exists():
         return False
-    stored = np.asarray(Image.open(path))
+    stored, _ = decode(path, role="depth image")
     if stored.ndim != 2:
         raise ValueError(f"depth image {path} has {stored.ndim} axes; one channel is wanted.")
     camera = Camera(*args.camera) if args.camera else NYU_CAMERA
     camera = camera.mirrored(stored.shape[1]) if args.mirrored else camera
     missing = None
     if args.raw:
-        missing = np.asarray(Image.open(args.raw / path.relative_to(args.depth))) == 0
+        missing = decode(args.raw / path.relative_to(args.depth), role="raw depth image")[0] == 0
     hha = compute_hha(stored * args.unit, camera=camera, missing=missing)
     return write_new_image(target, hha.image())
 

@@ -18,7 +18,8 @@ from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
 from smmcl.data.augmentation import PairGeometry
 from smmcl.data.datasets.build import agreed_metadata, register_facts
-from smmcl.data.image_pair import check_same_size, convert_auxiliary, convert_visible, decode
+from smmcl.data.decoding import decode
+from smmcl.data.image_pair import check_same_size, convert_auxiliary, convert_visible
 from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
 from smmcl.engine import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.files.yaml import as_config, as_keys, load_yaml

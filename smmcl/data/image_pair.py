@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.decoding import COLOR_MODES, VALUE_MODES, decode, decode_label
 from smmcl.data.files import hha_cache_path, write_new_image
-
-ORIENTATION_TAG = 0x0112  # EXIF
-COLOUR_MODES = {"RGB": 3, "RGBA": 4}
-VALUE_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
 def read_visible(path: str | Path, *, fmt: str) -> np.ndarray:
@@ -85,12 +81,7 @@ def read_label(
         stored_ignore: stored value of pixels without a label; None when every pixel has one.
         ignore: value of such pixels in the result.
     """
-    stored, mode = decode(path, role="label image")
-    if mode not in (*VALUE_MODES[:-1], "P"):
-        raise ValueError(
-            f"label image {path} has mode {mode!r} but class ids in one channel are wanted. "
-            "Convert its colours to ids first."
-        )
+    stored = decode_label(path)  # (H, W)
     spare = set(range(num_classes, 256)) - {ignore}
     if num_classes > ignore or ignore > 255 or not spare:
         raise ValueError(
@@ -98,13 +89,16 @@ def read_label(
             "project. Use at most 254 classes, and an ignore label of at most 255 that is no class."
         )
     unknown = spare.pop()  # marks what the dataset does not declare
-    size = max(int(stored.max()), label_offset + num_classes - 1, stored_ignore or 0) + 1
-    # Negative values count from the end of the table, where nothing else is.
-    table = np.full(size - min(0, int(stored.min())), unknown, dtype=np.uint8)
-    table[label_offset : label_offset + num_classes] = np.arange(num_classes)
-    if stored_ignore is not None:
-        table[stored_ignore] = ignore
-    labels = table[stored]  # (H, W)
+
+    def classes_of(values: np.ndarray) -> np.ndarray:
+        index = values.astype(np.int64) - label_offset
+        classes = np.where((index >= 0) & (index < num_classes), index, unknown).astype(np.uint8)
+        if stored_ignore is not None:
+            classes[index == stored_ignore - label_offset] = ignore
+        return classes
+
+    # A table is faster, but one for the values of 32 bits may not fit in memory.
+    labels = classes_of(np.arange(256))[stored] if stored.dtype == np.uint8 else classes_of(stored)
     is_wrong = labels == unknown
     if is_wrong.any():
         raise ValueError(
@@ -142,37 +136,8 @@ def check_same_size(
         )
 
 
-def decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
-    """Returns the stored values, (H, W) or (H, W, channels), and Pillow's name of their mode."""
-    try:
-        with Image.open(path) as image:
-            raw_mode = str(image.tile[0][3]) if image.tile else image.mode
-            orientation = image.getexif().get(ORIENTATION_TAG, 1)
-            stored, mode = np.asarray(image), image.mode
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{role} {path} does not exist. Check $DETECTRON2_DATASETS and the dataset's lists."
-        ) from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{role} {path} cannot be read ({error}). The file is damaged, cut short or no image: "
-            "fetch it again."
-        ) from error
-    if orientation not in (0, 1):
-        raise ValueError(
-            f"{role} {path} carries EXIF orientation {orientation}, so it would be shown rotated. "
-            "Rotate the pixels or remove the tag, such that all files of the pair agree."
-        )
-    if mode in COLOUR_MODES and "16" in raw_mode:
-        raise ValueError(
-            f"{role} {path} is a 16-bit colour file, which would lose precision. "
-            "Store colours in 8 bits, or one channel in 16."
-        )
-    return stored, mode
-
-
 def convert_visible(stored: np.ndarray, mode: str, *, path: str | Path, fmt: str) -> np.ndarray:
-    if mode not in COLOUR_MODES:
+    if mode not in COLOR_MODES:
         raise ValueError(
             f"visible image {path} has mode {mode!r} but 3 channels (RGB), or 4 with the auxiliary "
             "image as the last, are wanted. Convert it, or exchange the two files if swapped."

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.decoding import decode
 from smmcl.data.hha import Camera, compute_hha
 from smmcl.data.image_pair import (
     check_same_size,
     convert_auxiliary,
-    decode,
     read_auxiliary,
     read_label,
     read_pair,
@@ -261,7 +261,7 @@ def test_rotation_tag_is_refused(tmp_path):
 
 def test_sixteen_bit_colour_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "bad.png"), np.zeros((2, 2, 3), np.uint16))
-    with pytest.raises(ValueError, match="16-bit colour"):
+    with pytest.raises(ValueError, match="16-bit color"):
         read_visible(tmp_path / "bad.png", fmt="RGB")
 
 
