@@ -39,6 +39,7 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
         _join_torchrun()
         _run(main, args)
         return
+    _check_counts(args)
     _check_processes(args.num_gpus)
     is_alone = args.num_gpus * args.num_machines == 1
     try:
@@ -113,6 +114,20 @@ def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
         logger.info("Batch norm over the images of all processes (SyncBN)")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return create_ddp_model(model, broadcast_buffers=False)
+
+
+def _check_counts(args: argparse.Namespace) -> None:
+    for flag, count in (("--num-gpus", args.num_gpus), ("--num-machines", args.num_machines)):
+        if count < 1:
+            raise ValueError(
+                f"{flag} is {count}. Give at least 1; --num-gpus counts the processes of each "
+                "machine, on a CPU too."
+            )
+    if not 0 <= args.machine_rank < args.num_machines:
+        raise ValueError(
+            f"--machine-rank is {args.machine_rank} but --num-machines is {args.num_machines}. "
+            f"Ranks count from 0: give each machine its own, up to {args.num_machines - 1}."
+        )
 
 
 def _check_processes(num_processes: int) -> None:

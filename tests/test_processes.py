@@ -50,6 +50,25 @@ def test_torchrun_too_is_refused_more_processes_than_gpus(monkeypatch) -> None:
         start(print, arguments(1))
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((0, 1, 0), "--num-gpus is 0. Give at least 1"),
+        ((-1, 1, 0), "--num-gpus is -1"),
+        ((1, 0, 0), "--num-machines is 0"),
+        ((1, 2, 5), "--machine-rank is 5 but --num-machines is 2.* up to 1"),
+        ((1, 2, 2), "--machine-rank is 2"),
+        ((1, 2, -1), "--machine-rank is -1"),
+        ((1, 1, 1), "--machine-rank is 1 but --num-machines is 1"),
+    ],
+)
+def test_counts_that_make_no_run_are_refused(counts, words) -> None:
+    names = ("num_gpus", "num_machines", "machine_rank")
+    given = argparse.Namespace(**dict(zip(names, counts, strict=True)), dist_url="auto")
+    with pytest.raises(ValueError, match=words):
+        start(lambda args: pytest.fail("it was started"), given)
+
+
 def test_one_process_is_this_one() -> None:
     seen = []
     start(seen.append, arguments(1))
