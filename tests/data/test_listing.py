@@ -37,6 +37,38 @@ def test_pairs_by_what_differs_in_the_names() -> None:
     assert matched[0] == (Path("rgb_08.png"), Path("depth_08.png"))
 
 
+def test_numbers_are_never_cut() -> None:
+    # Cut to what differs, f10 and f20 were 1 and 2.
+    for others in (("f10.png", "f20.png"), ("f01.png", "f02.png")):
+        with pytest.raises(ValueError, match=r"goes with f1\.png"):
+            match_pairs(paths("f1.png", "f2.png"), paths(*others))
+    with pytest.raises(ValueError, match=r"goes with f2\.png"):
+        match_pairs(paths("f1.png", "f2.png"), paths("f1.png", "f21.png"))
+    matched = match_pairs(paths("cam2_9.png", "cam2_10.png"), paths("10_t3.png", "9_t3.png"))
+    assert matched[0] == (Path("cam2_9.png"), Path("9_t3.png"))
+
+
+def test_a_single_name_is_not_cut() -> None:
+    # Cut like a list of several, f1 was nothing, and so was f.
+    with pytest.raises(ValueError, match=r"goes with f1\.png"):
+        match_pairs(paths("f1.png"), paths("f.png", "f0.png"))
+
+
+def test_files_of_one_name_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"a/1\.png and a/1\.tif have the same name"):
+        match_pairs(paths("v/1.png", "v/2.png"), paths("a/1.png", "a/1.tif", "a/2.png"))
+    with pytest.raises(ValueError, match=r"a/rgb\.png and b/rgb\.png have the same name"):
+        match_pairs(paths("a/rgb.png", "b/rgb.png"), paths("a/t.png"))
+
+
+def test_files_without_partner_are_listed_with_the_nearest_name() -> None:
+    visible = paths("v/street_1.png", "v/park-22.png", "v/9.png")
+    auxiliary = paths("a/street_1.png", "a/park_22.png", "a/x.png")
+    with pytest.raises(ValueError, match="2 of 3 files lack a partner") as error:
+        match_pairs(visible, auxiliary)
+    assert "v/park-22.png (nearest name: a/park_22.png), v/9.png" in str(error.value)
+
+
 def test_two_single_files_are_a_pair_whatever_their_names() -> None:
     assert match_pairs(paths("x.png"), paths("y.png")) == [(Path("x.png"), Path("y.png"))]
 
@@ -49,6 +81,7 @@ def test_a_file_without_partner_is_an_error() -> None:
 def test_names_of_results_are_told_apart() -> None:
     assert unique_names(paths("a/1.png", "a/2.png")) == ["1", "2"]
     assert unique_names(paths("a/1.png", "b/1.png")) == ["a_1", "b_1"]
+    assert unique_names(paths("/a/1.png", "/b/1.png", "/a/b/1.png")) == ["a_1", "b_1", "a_b_1"]
     assert unique_names([]) == []
     with pytest.raises(ValueError, match="named twice"):
         unique_names(paths("a/1.png", "a/1.png"))
