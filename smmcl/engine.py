@@ -34,7 +34,7 @@ from smmcl.data.datasets.build import build_model_inputs, ensure_registered
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.evaluation.draws import evaluate_draws
-from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator, check_result_folders
 from smmcl.hooks import (
     AverageRunningStatistics,
     ReseedEveryStep,
@@ -67,6 +67,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     log_processes()
     cfg = with_device(cfg)
     check_datasets(cfg)
+    check_result_folders(cfg)
     cfg = with_iterations(cfg)
     default_setup(cfg, args)
     return cfg

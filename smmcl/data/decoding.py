@@ -91,7 +91,7 @@ def _open(path: str | Path, *, role: str) -> Iterator[tuple[Image.Image, str]]:
             )
         if orientation not in (0, 1):
             raise ValueError(
-                f"{role} {path} has EXIF orientation {orientation}, so viewers show it rotated. "
+                f"{role} {path} carries EXIF orientation {orientation}, so viewers rotate it. "
                 "Rotate the pixels or remove the tag, so that all files of the pair agree."
             )
         yield image, raw_mode

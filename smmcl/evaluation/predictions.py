@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask
 
 from smmcl.d2 import comm
+from smmcl.data.files import relative_path
 from smmcl.data.image_pair import read_label
 
 
@@ -33,9 +34,11 @@ class PredictionWriter:
 
     def write(self, prediction: np.ndarray, image_id: str) -> None:
         """Writes one prediction, (H, W) class indices."""
-        stored = (prediction + self.label_offset).astype(np.uint8)
+        stored = prediction.astype(np.int64) + self.label_offset  # (H, W)
+        stored = stored.astype(np.uint8 if stored.max() < 256 else np.uint16)
+        name = relative_path(str(image_id), source="image_id")
         for kind, image in (("labels", stored), ("colors", self.colors[prediction])):
-            path = self.folder / kind / f"{image_id}.png"
+            path = self.folder / kind / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
         for index in np.unique(prediction).tolist():
@@ -79,7 +82,12 @@ def open_predictions(
     facts = {**labels, "label_offset": offset, "stored_ignore": None}
     if place.suffix != ".json":
         folder = place / "labels" if (place / "labels").is_dir() else place
-        return lambda image_id: read_label(folder / f"{image_id}.png", **facts)
+
+        def read(image_id: str) -> np.ndarray:
+            name = relative_path(str(image_id), source="image_id")
+            return read_label(folder / f"{name}.png", **facts)
+
+        return read
     entries = defaultdict(list)
     for entry in json.loads(place.read_text()):
         entries[str(entry["image_id"])].append(entry)

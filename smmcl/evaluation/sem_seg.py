@@ -22,6 +22,7 @@ from smmcl.d2 import (
     has_event_storage,
 )
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.files import relative_path
 from smmcl.data.image_pair import label_facts, read_label
 from smmcl.evaluation.confusion import count_confusion, explain_rule, score
 from smmcl.evaluation.predictions import PredictionWriter
@@ -80,7 +81,8 @@ class PairSemSegEvaluator(DatasetEvaluator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, dataset_name: str) -> dict[str, Any]:
-        name = re.sub(r"[^\w.@-]+", "_", dataset_name)  # it may be the path of a dataset file
+        check_result_folders(cfg)
+        name = result_folder(dataset_name)
         output, predictions = Path(cfg.OUTPUT_DIR), cfg.TEST.SAVE_PREDICTIONS
         return {
             "dataset_name": dataset_name,
@@ -162,6 +164,28 @@ class PairSemSegEvaluator(DatasetEvaluator):
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
         }
+
+
+def result_folder(dataset_name: str) -> str:
+    """Names the folder of a dataset's results; the dataset's name may be a path."""
+    name = re.sub(r"[^\w.@-]+", "_", dataset_name)
+    return relative_path(name, source="the dataset's name")
+
+
+def check_result_folders(cfg: CfgNode) -> None:
+    """Raises if results would leave OUTPUT_DIR, or those of two datasets overwrite each other."""
+    if cfg.TEST.SAVE_PREDICTIONS:
+        relative_path(cfg.TEST.SAVE_PREDICTIONS, source="TEST.SAVE_PREDICTIONS")
+    seen: dict[str, str] = {}
+    for name in cfg.DATASETS.TEST:
+        folder = result_folder(name)
+        if folder in seen:
+            raise ValueError(
+                f"DATASETS.TEST has {seen[folder]!r} and {name!r}, whose results would both be "
+                f"written to {folder}. Name each dataset once, or evaluate them in two runs with "
+                "different OUTPUT_DIR."
+            )
+        seen[folder] = name
 
 
 def _state_inference(cfg: CfgNode) -> dict[str, str]:

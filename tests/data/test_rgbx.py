@@ -1,6 +1,7 @@
 """Datasets on disk: every known layout is recognised, lists are read, and bad files explained."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,7 @@ def test_every_layout_of_every_built_in_set(tmp_path, caplog, name, index, split
     with caplog.at_level(logging.INFO, logger="smmcl"):
         found = find_split(description, split, base=tmp_path)
     assert found.layout == layout
-    # A list that is named twice (train + val) is read twice here.
-    assert {record["image_id"] for record in found.records} == set(ids)
+    assert sorted(record["image_id"] for record in found.records) == ids
     for record in found.records:
         for key in ("file_name", "auxiliary_file_name", "sem_seg_file_name"):
             assert Path(record[key]).is_file()
@@ -125,6 +125,79 @@ def test_lines_of_lists(tmp_path, line):
     write_lists(tmp_path / "nyudv2", description, "train", [line, ""])
     found = find_split(description, "train", base=tmp_path)
     assert [record["image_id"] for record in found.records] == ["7"]
+
+
+ENTRIES = {
+    "./rgb//a/1.png": ["a/1"],
+    "a/1.png depth/a/1.png": ["a/1"],
+    "a/1\ta/2": ["a/1"],
+    "my file": ["my file"],
+    "my file.png\tids/my file.png": ["my file"],
+    "#1": ["#1"],
+    "\ufeffa/1\r\na/2\r\n\r\n": ["a/1", "a/2"],
+}
+
+
+@pytest.mark.parametrize("text", ENTRIES)
+def test_names_in_lists(own, text):
+    for name in ("my file", "#1"):
+        write_pair(own.parent, read_description(own).layouts[0], name, kind=np.uint16)
+    (own.parent / "train.txt").write_bytes(text.encode())
+    found = find_split(read_description(own), "train", base=own.parent)
+    assert [record["image_id"] for record in found.records] == ENTRIES[text]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a/1\n/etc/1", "line 2: '/etc/1' is no path inside its folder"),
+        ("../a/1", "line 1: '../a/1' is no path"),
+        ("a/1\nrgb/../../a/1.png", "line 2: 'rgb/../../a/1.png' is no path"),
+        ("C:/a/1", "line 1: 'C:/a/1' is no path"),
+        ("a\\1", r"line 1: 'a\\\\1' is no path"),
+        ("a/1\n\n./a/1.png\n", r"line 3: pair a/1 is listed before, in list .*, line 1\."),
+        ("# night\na/1", "line 1: '# night'. Lists hold names only"),
+        ("a\0/\0001\0", "line 1: .* control characters"),
+    ],
+)
+def test_lines_that_are_refused(own, text, words):
+    (own.parent / "train.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"list .*train\.txt, {words}"):
+        find_split(read_description(own), "train", base=own.parent)
+
+
+def test_lists_that_are_refused(own):
+    (own.parent / "train.txt").write_text("a/1", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"train\.txt is not UTF-8"):
+        find_split(read_description(own), "train", base=own.parent)
+    (own.parent / "train.txt").unlink()
+    os.mkfifo(own.parent / "train.txt")
+    with pytest.raises(ValueError, match=r"list .*train\.txt is a folder, a pipe"):
+        find_split(read_description(own), "train", base=own.parent)
+
+
+def test_a_pair_in_two_lists_of_one_split_is_refused(own):
+    own.write_text(OWN.replace("train.txt]", "train.txt, val.txt]"))
+    (own.parent / "val.txt").write_text("3\na/2\n")
+    with pytest.raises(ValueError, match=r"val\.txt, line 2: pair a/2 .*train\.txt, line 2"):
+        find_split(read_description(own), "train", base=own.parent)
+
+
+def test_linked_roots_and_files_work(own, tmp_path):
+    outside = tmp_path.with_name(tmp_path.name + "_elsewhere")
+    outside.mkdir()
+    for part in ("rgb", "depth", "ids"):
+        (tmp_path / part / "3.png").rename(outside / f"{part}.png")
+        (tmp_path / part / "3.png").symlink_to(outside / f"{part}.png")
+    (outside / "root").symlink_to(tmp_path, target_is_directory=True)
+    found = find_split(read_description(own), "val", base=outside / "root")
+    assert Path(found.records[0]["file_name"]) == outside / "root/rgb/3.png"
+
+
+def test_lists_of_tags_are_read_as_those_of_splits(own):
+    (own.parent / "dark.txt").write_text("\ufeff./rgb/a/2.png\n")
+    records = find_split(read_description(own), "train", base=own.parent).records
+    assert [record["tags"] for record in records] == [[], ["dark"]]
 
 
 def test_sixteen_bit_depth_is_told_from_eight(tmp_path):

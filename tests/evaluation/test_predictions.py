@@ -42,6 +42,23 @@ def test_pixels_that_no_mask_covers_have_no_class(folder):
     assert read("room/7").tolist() == [[0, 2, 2], [255, 255, 0]]
 
 
+@pytest.mark.parametrize("name", ["/elsewhere/7", "../7", "a/../../7", "C:/7", "a\\7"])
+def test_no_prediction_leaves_its_folder(tmp_path, name):
+    writer = PredictionWriter(tmp_path / "run", label_offset=1, colors=[[0, 0, 0]] * 3)
+    with pytest.raises(ValueError, match=r"image_id: .* is no path inside its folder"):
+        writer.write(PREDICTION, name)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"image_id: .* is no path inside its folder"):
+        open_predictions(tmp_path, labels=LABELS)(name)
+
+
+def test_stored_ids_above_255_keep_their_value(tmp_path):
+    writer = PredictionWriter(tmp_path, label_offset=300, colors=[[0, 0, 0]] * 3)
+    writer.write(PREDICTION, "7")
+    read = open_predictions(tmp_path, labels={**LABELS, "label_offset": 300})
+    assert np.array_equal(read("7"), PREDICTION)
+
+
 def test_what_is_not_there(folder):
     with pytest.raises(ValueError, match=r"holds no prediction of room/8"):
         open_predictions(folder / "predictions.json", labels=LABELS)("room/8")

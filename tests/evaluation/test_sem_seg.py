@@ -13,7 +13,7 @@ from pycocotools import mask
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, EventStorage, MetadataCatalog, comm
-from smmcl.evaluation.sem_seg import PairSemSegEvaluator, _state_inference
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator, _state_inference, check_result_folders
 
 # Stored labels: 0 void, 1..3 the classes.
 TRUTHS = [[[1, 1, 2, 0]], [[1, 2, 2, 2]]]
@@ -187,6 +187,20 @@ def test_predictions_are_saved_in_the_datasets_own_ids(dataset, tmp_path):
     assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [
         ("room/0", 1), ("room/0", 2), ("room/1", 1), ("room/1", 2)]  # fmt: skip
     assert mask.decode(entries[3]["segmentation"]).tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("place", ["/elsewhere", "../elsewhere", "a/../../b", "C:\\b"])
+def test_saved_predictions_stay_in_the_output_folder(place):
+    cfg = build_config(overrides=["TEST.SAVE_PREDICTIONS", place])
+    with pytest.raises(ValueError, match=r"TEST\.SAVE_PREDICTIONS: .* is no path inside"):
+        check_result_folders(cfg)
+
+
+@pytest.mark.parametrize("names", [("a/b.yaml:val", "a_b.yaml:val"), ("a@128x160", "a@128x160")])
+def test_datasets_that_would_share_a_folder_are_refused(names):
+    cfg = build_config(overrides=["DATASETS.TEST", names])
+    with pytest.raises(ValueError, match="whose results would both be written to a"):
+        check_result_folders(cfg)
 
 
 def test_report_is_saved(dataset, tmp_path):

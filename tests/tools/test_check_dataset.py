@@ -149,7 +149,6 @@ FAULTS = {
         "thermal/00D.png holds the single value 255"),
     "auxiliary is the visible": (to_grey, "thermal/00D.png is the visible image in grey"),
     "rotation tag": (with_rotation_tag, "rgb/00D.png carries EXIF orientation 8"),
-    "listed twice": (lambda r: append(r / "train.txt", "00D"), "pair 00D is listed 2 times"),
     "more than published": (lambda r: append(r / "train.txt", "08D"), "9 pairs are listed but 8"),
     "pair in two splits": (lambda r: append(r / "val.txt", "03N"), "pair 03N is in both"),
     "image in two splits": (
@@ -168,6 +167,12 @@ def test_planted_fault_is_found(root, check, fault):
     problems = [line for line in output.splitlines() if "PROBLEM" in line]
     assert status == 1
     assert any(words in problem for problem in problems), problems
+
+
+def test_pair_listed_twice_ends_the_check(root, check):
+    append(root / "train.txt", "00D")
+    with pytest.raises(ValueError, match=r"train\.txt, line 9: pair 00D .* before, in .*line 1\."):
+        check()
 
 
 def test_fault_costs_no_other_pair_its_place(root, check):

@@ -2,7 +2,6 @@
 
 import fnmatch
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Any
 
 from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.datasets.description import PARTS, Description
+from smmcl.data.datasets.lists import Entry, check_unique, id_pattern, read_entries
+from smmcl.data.files import relative_path
 from smmcl.data.image_pair import read_auxiliary
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NUM_PROBES = 8  # pairs looked at, spread over the split: some files may be missing or damaged
 
 
@@ -86,44 +86,21 @@ def _read_ids(
 ) -> tuple[list[str], int]:
     """Returns the ids of a split in order, and how many listed entries were skipped."""
     facts = description.splits[split]
-    ids = []
-    for name in facts.lists:
-        lines = [line.split() for line in _read_lines(root / name.replace("{split}", split))]
-        ids += [_id_of(line[0], split, layout=layout) for line in lines if line]
-    if not facts.lists:
+    lists = [root / name.replace("{split}", split) for name in facts.lists]
+    entries = [entry for path in lists for entry in read_entries(path, split, layout=layout)]
+    if not lists:
         found = (path.relative_to(root).as_posix() for path in root.rglob("*"))
-        pattern = _id_pattern(layout["visible"], split)
+        pattern = id_pattern(layout["visible"], split)
         ids = sorted(match["id"] for match in map(pattern.fullmatch, found) if match)
-    kept = [name for name in ids if not fnmatch.fnmatchcase(name, description.skip)]
-    num_skipped = len(ids) - len(kept)
+        entries = [Entry(relative_path(name, source=f"a file in {root}"), name) for name in ids]
+    listed = [entry for entry in entries if not fnmatch.fnmatchcase(entry.id, description.skip)]
+    check_unique(listed)
+    kept = [entry.id for entry in listed]
+    num_skipped = len(entries) - len(kept)
     if facts.only is not None:
-        tagged = _read_tags(description, kept, root=root)[facts.only]
+        tagged = _read_tags(description, kept, split, root=root, layout=layout)[facts.only]
         kept = [name for name in kept if name in tagged]
     return kept, num_skipped
-
-
-def _read_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        present = ", ".join(sorted(other.name for other in path.parent.glob("*.txt"))) or "none"
-        raise FileNotFoundError(
-            f"list {path} does not exist (lists beside it: {present}). Name a split whose list is "
-            "there, or fetch the list from the dataset's authors."
-        )
-    return path.read_text(encoding="utf-8").splitlines()
-
-
-def _id_of(entry: str, split: str, *, layout: Mapping[str, str]) -> str:
-    """The id in a list's entry: itself, a file name, or the path of a visible or label file."""
-    for part in ("visible", "label"):
-        if match := _id_pattern(layout[part], split).fullmatch(entry):
-            return match["id"]
-    stem, dot, suffix = entry.rpartition(".")
-    return stem if dot + suffix.lower() in IMAGE_SUFFIXES else entry
-
-
-def _id_pattern(pattern: str, split: str) -> re.Pattern[str]:
-    before, after = pattern.replace("{split}", split).split("{id}")
-    return re.compile(f"{re.escape(before)}(?P<id>.+){re.escape(after)}")
 
 
 def _fill(pattern: str, name: str, split: str) -> str:
@@ -138,7 +115,7 @@ def _records(
     root: Path,
     layout: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    tagged = _read_tags(description, ids, root=root)
+    tagged = _read_tags(description, ids, split, root=root, layout=layout)
     records = []
     for name in ids:
         paths = {part: str(root / _fill(layout[part], name, split)) for part in PARTS}
@@ -154,12 +131,20 @@ def _records(
     return records
 
 
-def _read_tags(description: Description, ids: Sequence[str], *, root: Path) -> dict[str, set[str]]:
+def _read_tags(
+    description: Description,
+    ids: Sequence[str],
+    split: str,
+    *,
+    root: Path,
+    layout: Mapping[str, str],
+) -> dict[str, set[str]]:
     """Returns for each tag the ids that have it."""
     tagged = {}
     for tag, source in description.tags.items():
         if source.endswith(".txt"):
-            tagged[tag] = {line.strip() for line in _read_lines(root / source)}
+            entries = read_entries(root / source, split, layout=layout)
+            tagged[tag] = {entry.id for entry in entries}
         else:
             tagged[tag] = {name for name in ids if fnmatch.fnmatchcase(name, source)}
     return tagged
