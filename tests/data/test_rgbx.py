@@ -1,7 +1,6 @@
 """Datasets on disk: every known layout is recognised, lists are read, and bad files explained."""
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -127,55 +126,6 @@ def test_lines_of_lists(tmp_path, line):
     assert [record["image_id"] for record in found.records] == ["7"]
 
 
-ENTRIES = {
-    "./rgb//a/1.png": ["a/1"],
-    "a/1.png depth/a/1.png": ["a/1"],
-    "a/1\ta/2": ["a/1"],
-    "my file": ["my file"],
-    "my file.png\tids/my file.png": ["my file"],
-    "#1": ["#1"],
-    "\ufeffa/1\r\na/2\r\n\r\n": ["a/1", "a/2"],
-}
-
-
-@pytest.mark.parametrize("text", ENTRIES)
-def test_names_in_lists(own, text):
-    for name in ("my file", "#1"):
-        write_pair(own.parent, read_description(own).layouts[0], name, kind=np.uint16)
-    (own.parent / "train.txt").write_bytes(text.encode())
-    found = find_split(read_description(own), "train", base=own.parent)
-    assert [record["image_id"] for record in found.records] == ENTRIES[text]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("a/1\n/etc/1", "line 2: '/etc/1' is no path inside its folder"),
-        ("../a/1", "line 1: '../a/1' is no path"),
-        ("a/1\nrgb/../../a/1.png", "line 2: 'rgb/../../a/1.png' is no path"),
-        ("C:/a/1", "line 1: 'C:/a/1' is no path"),
-        ("a\\1", r"line 1: 'a\\\\1' is no path"),
-        ("a/1\n\n./a/1.png\n", r"line 3: pair a/1 is listed before, in list .*, line 1\."),
-        ("# night\na/1", "line 1: '# night'. Lists hold names only"),
-        ("a\0/\0001\0", "line 1: .* control characters"),
-    ],
-)
-def test_lines_that_are_refused(own, text, words):
-    (own.parent / "train.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"list .*train\.txt, {words}"):
-        find_split(read_description(own), "train", base=own.parent)
-
-
-def test_lists_that_are_refused(own):
-    (own.parent / "train.txt").write_text("a/1", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"train\.txt is not UTF-8"):
-        find_split(read_description(own), "train", base=own.parent)
-    (own.parent / "train.txt").unlink()
-    os.mkfifo(own.parent / "train.txt")
-    with pytest.raises(ValueError, match=r"list .*train\.txt is a folder, a pipe"):
-        find_split(read_description(own), "train", base=own.parent)
-
-
 def test_a_pair_in_two_lists_of_one_split_is_refused(own):
     own.write_text(OWN.replace("train.txt]", "train.txt, val.txt]"))
     (own.parent / "val.txt").write_text("3\na/2\n")
@@ -288,45 +238,12 @@ def test_own_dataset_without_lists_takes_the_folder(own):
     assert [record["image_id"] for record in records] == ["3", "a/1", "a/2"]
 
 
-def test_colours_are_chosen_when_none_are_given(own):
-    colors = read_description(own).colors
-    assert len({tuple(color) for color in colors}) == 2
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "words"),
-    [
-        ("label_offset", "label_ofset", "label_ofset"),
-        ("classes: [floor, wall]", "", "lacks classes"),
-        ("[floor, wall]", "[floor, floor]", "names a class twice"),
-        ("label_offset: 1", "colors: [[0, 0, 0]]", "2 classes but 1 colors"),
-        ("label_offset: 1", "absent_from_mean: [void]", "void out of the mean"),
-        ("ids/{id}.png", "ids/x.png", "pattern with {id}"),
-        ("{lists: [val.txt]}", "{list: val.txt}", "wrong key below splits"),
-        ("{lists: [val.txt]}", "{only: night}", "'only: night' is none of its tags"),
-        ("unit: mm", "units: mm", "wrong key below splits or auxiliary"),
-        ("high: 5000", "high: 0", r"auxiliary.high is 0"),
-        ("classes:", "{", "cannot be read as a dataset file"),
-        (OWN, "only words", "cannot be read as a dataset file"),
-    ],
-)
-def test_mistakes_in_a_dataset_file(own, old, new, words):
-    own.write_text(OWN.replace(old, new))
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        read_description(own)
-    assert words in str(error.value)
-
-
-def test_keys_of_a_file_replace_those_of_its_base(own):
-    mine = own.with_name("mine.yaml")
-    mine.write_text("_BASE_: dataset.yaml\nauxiliary: [{kind: thermal}]\nsplits: {all: {}}")
-    base, description = read_description(own), read_description(mine)
-    assert [contract.kind for contract in description.auxiliary] == ["thermal"]
-    assert list(description.splits) == ["all"]
-    assert (description.classes, description.tags) == (base.classes, base.tags)
-    mine.write_text("_BASE_: gone.yaml")
-    with pytest.raises(FileNotFoundError, match=r"gone\.yaml does not exist"):
-        read_description(mine)
+def test_a_single_entry_needs_no_list(own):
+    own.write_text(OWN.replace("[train.txt]", "train.txt").replace("[{visible", "{visible")
+                   .replace('.png"}]', '.png"}'))  # fmt: skip
+    description = read_description(own)
+    assert description.splits["train"].lists == ["train.txt"]
+    assert len(find_split(description, "train", base=own.parent).records) == 2
 
 
 def test_missing_dataset_file():

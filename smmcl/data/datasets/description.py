@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.datasets.keys import check_keys, class_names
 from smmcl.files.yaml import read_layers
 
 PARTS = ("visible", "auxiliary", "label")
@@ -52,16 +53,22 @@ def read_description(path: str | Path) -> Description:
         facts = {key: value for layer in read_layers(path) for key, value in layer.items()}
     except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read as a dataset file: {error}. datasets/README.md has an example."
+            f"{path} cannot be read as a dataset file: {error} datasets/README.md has an example."
         ) from error
     known = {entry.name for entry in fields(Description)}
-    if unknown := sorted(set(facts) - known):
+    if unknown := sorted(map(str, set(facts) - known)):
         raise ValueError(f"{path} has the key(s) {', '.join(unknown)}; known are {sorted(known)}.")
     needed = ("classes", "layouts", "splits", "auxiliary")
     if missing := [key for key in needed if not facts.get(key)]:
         raise ValueError(f"{path} lacks {', '.join(missing)}; datasets/README.md has an example.")
+    check_keys(facts, path=path)
+    offset = facts.get("label_offset", 0)
+    facts["classes"] = class_names(facts["classes"], label_offset=offset, path=path)
+    for key in ("classes", "layouts", "absent_from_mean"):
+        if key in facts:
+            facts[key] = _listed(facts[key])
     try:
-        facts["splits"] = {name: Split(**(split or {})) for name, split in facts["splits"].items()}
+        facts["splits"] = {name: _split(split or {}) for name, split in facts["splits"].items()}
         facts["auxiliary"] = [AuxiliaryContract(**entry) for entry in _listed(facts["auxiliary"])]
     except TypeError as error:
         raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
@@ -69,6 +76,10 @@ def read_description(path: str | Path) -> Description:
     description = Description(**{"colors": palette(len(facts["classes"])), **facts})
     _check(description, path)
     return description
+
+
+def _split(facts: Mapping[str, Any]) -> Split:
+    return Split(**{**facts, "lists": _listed(facts.get("lists", []))})
 
 
 def palette(num_classes: int) -> list[list[int]]:
@@ -81,10 +92,12 @@ def palette(num_classes: int) -> list[list[int]]:
 
 def _check(description: Description, path: str | Path) -> None:
     for layout in description.layouts:
-        if set(layout) != set(PARTS) or any("{id}" not in pattern for pattern in layout.values()):
+        if set(layout) != set(PARTS) or any(
+            pattern.count("{id}") != 1 for pattern in layout.values()
+        ):
             raise ValueError(
                 f"{path} has the layout {dict(layout)}. Give each a visible, auxiliary and label "
-                "pattern with {id} in it."
+                "pattern with {id} in it, once."
             )
     if len(description.colors) != len(description.classes):
         raise ValueError(
@@ -93,6 +106,17 @@ def _check(description: Description, path: str | Path) -> None:
         )
     if len(set(description.classes)) != len(description.classes):
         raise ValueError(f"{path} names a class twice. Give every class its own name.")
+    if not all(name.strip() for name in description.classes):
+        raise ValueError(f"{path} has a class without a name. Give every class its own name.")
+    end = description.label_offset + len(description.classes)
+    if end > 2**16:
+        raise ValueError(f"{path}: label_offset {description.label_offset} is above 16 bits.")
+    if description.stored_ignore in range(description.label_offset, end):
+        name = description.classes[description.stored_ignore - description.label_offset]
+        raise ValueError(
+            f"{path}: stored_ignore {description.stored_ignore} is the stored value of the class "
+            f"{name}. Correct stored_ignore or label_offset, or remove stored_ignore."
+        )
     if unknown := sorted(set(description.absent_from_mean) - set(description.classes)):
         raise ValueError(f"{path} leaves {', '.join(unknown)} out of the mean, which is no class.")
     for name, split in description.splits.items():
