@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fvcore.common.config import CfgNode as _CfgNode
-from iopath.common.file_io import g_pathmgr
 
 from smmcl.files.yaml import as_config, read_layers
 
@@ -27,23 +26,15 @@ class CfgNode(_CfgNode):
     """A config tree that reads files of Detectron2, its full dumps included."""
 
     def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = True) -> None:
-        """Reads a YAML file over this tree, after the files that its `_BASE_` names.
-
-        Args:
-            cfg_filename: path of the file.
-            allow_unsafe: Detectron2's argument; here no file makes any objects.
-        """
-        assert g_pathmgr.isfile(cfg_filename), f"Config file '{cfg_filename}' does not exist!"
+        """Reads a file and those of its `_BASE_`; with `allow_unsafe`, too, none makes objects."""
+        assert pathlib.Path(cfg_filename).is_file(), f"Config file '{cfg_filename}' does not exist!"
         loaded = type(self)(as_config(read_layers(cfg_filename), cfg_filename))
         is_current = loaded.get("VERSION", self.VERSION) == self.VERSION
         assert is_current, f"'{cfg_filename}' is not of VERSION {self.VERSION}: use Detectron2."
         self.merge_from_other_cfg(loaded)
 
     def merge_from_other_cfg(self, cfg_other: _CfgNode) -> None:
-        """Puts the values of another tree, which may be a full one of Detectron2, over this one."""
-        lean = cfg_other.clone()
-        _drop_foreign_defaults(lean, self)
-        super().merge_from_other_cfg(lean)
+        super().merge_from_other_cfg(_without_foreign_defaults(cfg_other, self))
 
 
 def get_cfg() -> CfgNode:
@@ -67,26 +58,24 @@ def _recorded_defaults() -> dict[str, Any]:
     return {key: CfgNode._decode_cfg_value(value) for key, value in json.loads(text).items()}
 
 
-def _drop_foreign_defaults(loaded: CfgNode, own: CfgNode, prefix: str = "") -> None:
-    """Removes keys that `own` lacks and that stand at Detectron2's default; refuses other values.
-
-    A key unknown to Detectron2 as well stays, for the merge to refuse it as it does any other.
-    """
-    for name, value in list(loaded.items()):
+def _without_foreign_defaults(loaded: CfgNode, own: CfgNode, prefix: str = "") -> CfgNode:
+    """Leaves out keys that `own` lacks, at Detectron2's default; refuses other values of them."""
+    kept = CfgNode()  # with keys unknown to Detectron2 as well, for the merge to refuse
+    for name, value in loaded.items():
         key = prefix + name
-        if isinstance(value, CfgNode):
-            _drop_foreign_defaults(value, own.get(name, CfgNode()), key + ".")
-            if name not in own and not value:
-                del loaded[name]
-        elif name not in own and key in _recorded_defaults():
-            default = _recorded_defaults()[key]
-            if _as_lists(CfgNode._decode_cfg_value(value)) != _as_lists(default):
-                raise KeyError(
-                    f"{key} is {value}. The embedded engine has no such key and "
-                    f"accepts only Detectron2's default, {default}. Remove the key, or run with "
-                    "Detectron2 (SMMCL_ENGINE=detectron2)."
-                )
-            del loaded[name]
+        if isinstance(value, _CfgNode):
+            node = _without_foreign_defaults(value, own.get(name, CfgNode()), key + ".")
+            if name in own or node:
+                kept[name] = node
+        elif name in own or key not in _recorded_defaults():
+            kept[name] = value
+        elif _as_lists(CfgNode._decode_cfg_value(value)) != _as_lists(_recorded_defaults()[key]):
+            raise KeyError(
+                f"{key} is {value}. The embedded engine has no such key and accepts only "
+                f"Detectron2's default, {_recorded_defaults()[key]}. Remove the key, or run with "
+                "Detectron2 (SMMCL_ENGINE=detectron2)."
+            )
+    return kept
 
 
 def _as_lists(value: Any) -> Any:
