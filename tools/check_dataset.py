@@ -19,6 +19,7 @@ from smmcl.data.check import SplitReport, check_between, check_split
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import read_description
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.files.atomic import atomic
 from smmcl.visualizer import brighten, colour_auxiliary, overlay, panel
 
 
@@ -126,8 +127,8 @@ def main() -> None:
     for problem in shared:
         print(f"PROBLEM: {problem}")
     if args.sheet:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        draw_sheet(names, num_pairs=args.sheet_pairs).save(args.sheet)
+        with atomic(args.sheet) as path:
+            draw_sheet(names, num_pairs=args.sheet_pairs).save(path)
         print(f"contact sheet: {args.sheet}")
     num_problems = len(shared) + sum(len(report.problems) for report in reports)
     print(f"{args.name}: {num_problems} problems in {sum(r.num_pairs for r in reports)} pairs")

@@ -8,6 +8,7 @@ import torch
 
 from smmcl.cli import run
 from smmcl.d2 import setup_logger
+from smmcl.files.atomic import atomic
 from smmcl.modeling.weight_files import read_file
 from smmcl.modeling.weights import convert_from_authors, convert_to_authors
 
@@ -26,7 +27,8 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     converted = CONVERSIONS[args.to](read_file(args.input), args.input)
-    torch.save(converted, args.output)
+    with atomic(args.output, is_durable=True) as path, path.open("wb") as file:
+        torch.save(converted, file)
 
 
 if __name__ == "__main__":

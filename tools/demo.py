@@ -22,6 +22,7 @@ from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
 from smmcl.data.listing import find_images, match_pairs, unique_names
 from smmcl.data.video import VideoWriter, is_video, read_frame_pairs
+from smmcl.files.atomic import atomic
 from smmcl.predictor import Predictor
 from smmcl.visualizer import class_shares, colour, enlarge, fit, overlay, pictures
 
@@ -104,7 +105,8 @@ def demonstrate(
     }
     if args.probabilities:
         entry["probabilities"] = str(args.output / f"{record['name']}_probabilities.npz")
-        np.savez_compressed(entry["probabilities"], probabilities=probabilities.astype("float16"))
+        with atomic(entry["probabilities"]) as path:
+            np.savez_compressed(path, probabilities=probabilities.astype("float16"))
     visible, _ = pictures(inputs, fmt=predictor.cfg.INPUT.FORMAT)
     maps = {title: fit(labels, visible.shape[:2]) for title, labels in maps.items()}
     panel = predictor.draw(
@@ -162,7 +164,8 @@ def draw_all(predictor: Predictor, *, args: argparse.Namespace, writers: Any) ->
                         videos[part].write(picture)
                     else:
                         entry[part] = str(args.output / f"{name}_{part}.png")
-                        Image.fromarray(picture).save(entry[part])
+                        with atomic(entry[part]) as path:
+                            Image.fromarray(picture).save(path)
                 seconds.append(entry["seconds"])
             except (ValueError, OSError) as error:
                 if not args.keep_going:

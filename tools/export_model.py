@@ -14,6 +14,7 @@ from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.files.atomic import atomic, write_text
 from smmcl.modeling.export import (
     INPUT_NAMES,
     MIN_SIDE,
@@ -50,11 +51,13 @@ def parse_arguments() -> argparse.Namespace:
 def write_program(network: nn.Module, path: Path, *, channels: int) -> None:
     program = export_program(network, auxiliary_channels=channels)
     if path.suffix == ".pt2":
-        torch.export.save(program, path)
+        with atomic(path) as partial, partial.open("wb") as file:
+            torch.export.save(program, file)
     else:
         names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
         onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-        onnx.save(path, external_data=False)
+        with atomic(path) as partial:
+            onnx.save(partial, external_data=False)
 
 
 def read_program(path: Path) -> Callable[[Tensor, Tensor], Outputs] | None:
@@ -138,11 +141,10 @@ def main() -> None:
     network = ToLabels(network) if args.labels else network
     whole = FromPixels(network, model=predictor.model).eval()
     network = network if args.normalised else whole
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     channels = predictor.mapper.auxiliary_channels
     write_program(network, args.output, channels=channels)
     facts = json.dumps(facts_of(predictor, args=args), indent=1)
-    args.output.with_suffix(".json").write_text(facts)
+    write_text(args.output.with_suffix(".json"), facts)
     print(f"{args.output} and its .json written")
     call = read_program(args.output)
     if call is None:

@@ -20,6 +20,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.evaluation.predictions import open_predictions
+from smmcl.files.atomic import atomic
 from smmcl.predictor import Predictor
 from smmcl.visualizer import colour_auxiliary
 
@@ -117,8 +118,8 @@ def main() -> None:
     seen = sorted(set.union(*classes) - {metadata.ignore_label})
     patches = [Patch(fc=colours[i], ec="0.5", label=metadata.stuff_classes[i]) for i in seen]
     figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=150)
+    with atomic(args.output) as path:
+        figure.savefig(path, dpi=150)
     print(f"{len(records)} pairs by {len(methods)} methods drawn into {args.output}")
 
 

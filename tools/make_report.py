@@ -13,6 +13,7 @@ from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
 from smmcl.evaluation import html
+from smmcl.files.atomic import write_text
 from smmcl.predictor import Predictor
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
@@ -196,7 +197,7 @@ def main() -> None:
     sections += [*training(runs), *costs(runs)]
     output = args.output or args.folders[0] / "report.html"
     title = " and ".join(run.name for run in runs)
-    output.write_text(html.page(f"Report on {title}", *sections), encoding="utf-8")
+    write_text(output, html.page(f"Report on {title}", *sections))
     print(f"report on {len(runs)} run(s): {output}")
 
 

@@ -17,6 +17,7 @@ from smmcl.d2 import CfgNode, setup_logger
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.image_pair import label_facts, read_label
 from smmcl.engine import Trainer
+from smmcl.files.atomic import atomic
 from smmcl.visualizer import draw_pair, pictures
 
 
@@ -74,12 +75,12 @@ def main() -> None:
     named = [key, (args.dataset,)] if args.dataset else []
     cfg = build_config(args.config_file, ["DATALOADER.NUM_WORKERS", 0, *named, *args.opts])
     metadata = agreed_metadata(cfg.DATASETS.TRAIN if args.split == "train" else cfg.DATASETS.TEST)
-    args.output.mkdir(parents=True, exist_ok=True)
     limited = itertools.islice(samples(cfg, split=args.split), args.limit)
     count = 0
     for sample in tqdm(limited, total=args.limit, unit="pair"):
         picture = Image.fromarray(draw_sample(sample, cfg=cfg, metadata=metadata))
-        picture.save(args.output / f"{count:05d}_{Path(sample['file_name']).stem}.png")
+        with atomic(args.output / f"{count:05d}_{Path(sample['file_name']).stem}.png") as path:
+            picture.save(path)
         count += 1
     print(f"{count} pairs of {key} drawn into {args.output}")
 

@@ -26,6 +26,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
 from smmcl.evaluation.features import class_similarity, describe_pair, normalise
+from smmcl.files.atomic import atomic, write_text
 from smmcl.modeling.contrastive.sampling import shrink_labels
 from smmcl.predictor import Predictor
 from smmcl.visualizer import brighten, colour_auxiliary, fit, pictures
@@ -209,10 +210,11 @@ def main() -> None:
         chosen = tqdm([records[place] for place in places], desc=name, unit="pair")
         seen[name] = [look(predictor, one, short_side=args.short_side) for one in chosen]
     figure, numbers = draw_spaces(seen, metadata=metadata, limit=args.cells)
-    args.output.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output / "features.png", dpi=120)
-    (args.output / "features.json").write_text(json.dumps(numbers, indent=1))
-    draw_modulation(seen, predictor=predictor).savefig(args.output / "modulation.png", dpi=120)
+    write_text(args.output / "features.json", json.dumps(numbers, indent=1))
+    modulation = draw_modulation(seen, predictor=predictor)
+    for name, drawn in (("features", figure), ("modulation", modulation)):
+        with atomic(args.output / f"{name}.png") as path:
+            drawn.savefig(path, dpi=120)
     print(f"{len(places)} pairs by {len(seen)} model(s) drawn into {args.output}")
 
 

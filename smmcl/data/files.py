@@ -4,7 +4,6 @@ import hashlib
 import os
 import posixpath
 import re
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 
 from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.hha import VERSION
+from smmcl.files.atomic import atomic, write_text
 
 
 def check_regular(path: str | Path, *, role: str, hint: str = "") -> None:
@@ -66,10 +66,8 @@ def write_new_image(path: str | Path, image: np.ndarray) -> bool:
     path = Path(path)
     if path.exists():
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    Image.fromarray(image).save(partial, format="PNG", compress_level=3)
-    partial.replace(path)
+    with atomic(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG", compress_level=3)
     return True
 
 
@@ -85,13 +83,5 @@ def write_new_text(path: str | Path, text: str) -> bool:
                 f"{path} exists with another content. Move it away, or choose another folder."
             )
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
     return True
-
-
-def _partial(path: Path) -> Path:
-    """Beside the file, and of this process and thread alone."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")

@@ -13,6 +13,7 @@ from pycocotools import mask
 from smmcl.d2 import comm
 from smmcl.data.files import relative_path
 from smmcl.data.image_pair import read_label
+from smmcl.files.atomic import atomic, write_text
 
 
 class PredictionWriter:
@@ -38,9 +39,8 @@ class PredictionWriter:
         stored = stored.astype(np.uint8 if stored.max() < 256 else np.uint16)
         name = relative_path(str(image_id), source="image_id")
         for kind, image in (("labels", stored), ("colors", self.colors[prediction])):
-            path = self.folder / kind / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
+            with atomic(self.folder / kind / f"{name}.png") as path:
+                Image.fromarray(image).save(path)
         for index in np.unique(prediction).tolist():
             encoded = mask.encode(np.asfortranarray(prediction == index).view(np.uint8))
             encoded["counts"] = encoded["counts"].decode("ascii")
@@ -53,7 +53,7 @@ class PredictionWriter:
         """Writes the entries of all processes to predictions.json, in COCO's form for results."""
         entries = [entry for share in comm.all_gather(self._entries) for entry in share]
         if comm.is_main_process() and entries:
-            (self.folder / "predictions.json").write_text(json.dumps(entries))
+            write_text(self.folder / "predictions.json", json.dumps(entries))
         self._entries = []
 
 

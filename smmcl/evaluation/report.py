@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from smmcl.evaluation.confusion import SegmentationScores, score
+from smmcl.files.atomic import atomic, write_text
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
 TABLE = {"floatfmt": ".2f", "missingval": "-", "tablefmt": "pipe"}
@@ -90,7 +91,6 @@ class Report:
     def save(self, folder: str | Path) -> None:
         """Writes evaluation.json (with all counts), .csv and .md into a folder."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         results = self.results()
         content = {
             "protocol": dict(self.protocol),
@@ -99,14 +99,14 @@ class Report:
             "pairs": {name: iou for name, iou in self.pair_ious.items() if not math.isnan(iou)},
             "confusion": {task: counts.tolist() for task, counts in self.counts.items()},
         }
-        (folder / "evaluation.json").write_text(json.dumps(content, indent=1))
-        with (folder / "evaluation.csv").open("w", newline="") as file:
+        write_text(folder / "evaluation.json", json.dumps(content, indent=1))
+        with atomic(folder / "evaluation.csv") as path, path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["task", "metric", "value"])
             for task, values in results.items():
                 writer.writerows([task, name, value] for name, value in values.items())
         lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
-        (folder / "evaluation.md").write_text("\n".join([*lines, "", self.means_table(), ""]))
+        write_text(folder / "evaluation.md", "\n".join([*lines, "", self.means_table(), ""]))
 
     def _score(self, task: str, *, absent_rule: str = "") -> SegmentationScores:
         excluded = [self.classes.index(name) for name in self.excluded]

@@ -15,6 +15,7 @@ from tabulate import tabulate
 
 from smmcl.data.corruption import CORRUPTIONS
 from smmcl.evaluation.report import TABLE
+from smmcl.files.atomic import atomic, write_text
 
 # Share of the pairs that lose an image, by severity: at the last one all do.
 MISSING_SHARE = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -133,17 +134,17 @@ class Robustness:
 
     def save(self, folder: Path) -> None:
         """Writes robustness.json, .csv, .md, .png and .svg into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         rows = [asdict(c) | {"mIoU": dict(scores)} for c, scores in self.spoilt.items()]
         content = {"protocol": dict(self.protocol), "clean": dict(self.clean), "conditions": rows}
-        (folder / "robustness.json").write_text(json.dumps(content, indent=1))
-        with (folder / "robustness.csv").open("w", newline="") as file:
+        write_text(folder / "robustness.json", json.dumps(content, indent=1))
+        with atomic(folder / "robustness.csv") as path, path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["task", "image", "corruption", "severity", "mIoU"])
             for task in self.clean:
                 for names, curve in self.curves(task).items():
                     writer.writerows([task, *names, *point] for point in curve)
         lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
-        (folder / "robustness.md").write_text("\n".join([*lines, "", self.table(), ""]))
+        write_text(folder / "robustness.md", "\n".join([*lines, "", self.table(), ""]))
         for ending in ("png", "svg"):
-            self.plot().savefig(folder / f"robustness.{ending}", dpi=150)
+            with atomic(folder / f"robustness.{ending}") as path:
+                self.plot().savefig(path, dpi=150)

@@ -1,1 +1,1 @@
-"""Files that strangers may have made: read without running anything, within bounds of memory."""
+"""Reading files that strangers may have made, and writing files whole or not at all."""

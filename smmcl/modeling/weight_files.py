@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smmcl.files.archive import check_archive
 from smmcl.files.arrays import load_arrays
+from smmcl.files.atomic import write_text
 
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 ARCHIVE, PICKLE = b"PK\3\4", b"\x80"  # what files by torch of today and of before 2020 begin with
@@ -163,7 +164,7 @@ def _check_sum(file: pathlib.Path) -> None:
     elif record.is_file():
         wanted = record.read_text(encoding="ascii").strip()
     else:
-        record.write_text(found, encoding="ascii")
+        write_text(record, found)
         logger.info("%s has SHA-256 %s, which is checked from now on", file, found)
         return
     if not found.startswith(wanted):
