@@ -16,7 +16,8 @@ $(VENV)/ready: setup.py constraints.txt
 	touch $@
 
 demo: $(VENV)/ready
-	$(PY) tools/train_net.py --config-file configs/synthetic_night.yaml OUTPUT_DIR $(OUTPUT)
+	$(PY) tools/train_net.py --config-file configs/synthetic_night.yaml --overwrite \
+	    OUTPUT_DIR $(OUTPUT)
 	$(PY) tools/demo.py --config-file $(OUTPUT)/config.yaml --dataset synthetic_night_val \
 	    --limit 8 --output $(OUTPUT)/pictures MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 

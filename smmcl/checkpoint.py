@@ -1,15 +1,11 @@
 """Checkpoints that are written whole, checked when read, and never load in part unnoticed."""
 
-import contextlib
 import logging
-import os
 import pathlib
-import re
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from types import UnionType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +14,10 @@ import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
 from smmcl.data.contract import AuxiliaryContract
 from smmcl.files.archive import is_sound
+from smmcl.files.atomic import atomic, partials, write_text
 from smmcl.files.yaml import as_keys, load_yaml
 from smmcl.modeling.weight_files import check_state, read_file
+from smmcl.run_folder import RESUMABLE
 
 # Parts of a checkpoint beside the weights; a part comes before what is in it.
 PARTS: dict[str, type | UnionType] = {
@@ -55,11 +53,17 @@ class RunCheckpointer(DetectionCheckpointer):
             model: bare or wrapped for several processes.
             save_dir: folder to write to and to resume from.
             unfilled: prefixes of parameters that a loaded file or the model need not have.
-            num_kept: checkpoints `model_<number>.pth` that stay in the folder; 0 for all.
+            num_kept: checkpoints `model_<number>.pth` of this run that stay; 0 for all.
             config: of the run, as YAML; every file holds it.
             checkpointables: further objects with `state_dict` and `load_state_dict`.
         """
         super().__init__(model, save_dir, **checkpointables)
+        if num_kept < 0:
+            raise ValueError(
+                f"SOLVER.CHECKPOINTS_KEPT is {num_kept}. Set it to how many checkpoints stay, or "
+                "to 0 to keep all."
+            )
+        self._numbered: list[pathlib.Path] = []  # of this run and on the disk, in their order
         self.unfilled = tuple(unfilled)
         self.num_kept = num_kept
         self.config = config
@@ -78,46 +82,61 @@ class RunCheckpointer(DetectionCheckpointer):
         }
         path = pathlib.Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
-        with _atomic(path) as file:
+        with atomic(path, is_durable=True) as partial, partial.open("wb") as file:
             torch.save(data, file)
-        if path in self._written():
+        if RESUMABLE.fullmatch(path.name):
             self.tag_last_checkpoint(path.name)
-            self._remove_old()
+            self._remove_old(path)
 
-    def _written(self) -> list[pathlib.Path]:
-        """What a run can go on from, in the order of writing; so not the best checkpoint."""
-        paths = pathlib.Path(self.save_dir).glob("model_*.pth")
-        found = [path for path in paths if re.fullmatch(r"model_(\d+|final)", path.stem)]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
-
-    def _remove_old(self) -> None:
+    def _remove_old(self, newest: pathlib.Path) -> None:
         """Removes what is no longer wanted, now that a newer checkpoint is on the disk."""
-        numbered = [path for path in self._written() if path.stem != "model_final"]
-        old = numbered[: -self.num_kept] if self.num_kept else []
-        # Left behind by a process that was killed while it wrote.
-        for path in [*old, *pathlib.Path(self.save_dir).glob(".model_*.tmp")]:
-            path.unlink()
+        if newest.stem != "model_final":
+            self._numbered = [*(path for path in self._numbered if path != newest), newest]
+        old = self._numbered[: -self.num_kept] if self.num_kept else []
+        self._numbered = self._numbered[len(old) :]
+        for path in [*old, *partials(newest.parent, "model_*.pth")]:
+            path.unlink(missing_ok=True)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with _atomic(pathlib.Path(self.save_dir) / "last_checkpoint") as file:
-            file.write(last_filename_basename.encode())
+        tag = pathlib.Path(self.save_dir) / "last_checkpoint"
+        write_text(tag, last_filename_basename, is_durable=True)
 
     def has_checkpoint(self) -> bool:
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
         """Path of the last checkpoint, or of the newest sound one if it is damaged; "" for none."""
-        tagged = super().get_checkpoint_file()
-        if not tagged:
-            return ""
-        for path in dict.fromkeys([pathlib.Path(tagged), *reversed(self._written())]):
+        path = None
+        for path in self._candidates():
             if is_sound(path):
                 return str(path)
             logger.warning("Checkpoint %s is missing or damaged; trying the one before it", path)
+        if path is None:
+            return ""
         raise ValueError(
-            f"None of the checkpoints in {self.save_dir} can be read. Remove its last_checkpoint "
-            "file to start anew, or set OUTPUT_DIR to another folder."
+            f"None of the checkpoints in {self.save_dir} can be read. Start anew by --overwrite, "
+            "or set OUTPUT_DIR to another folder."
         )
+
+    def _candidates(self) -> Iterator[pathlib.Path]:
+        """The checkpoint named as the last, then what else a run can go on from, newest first."""
+        folder = pathlib.Path(self.save_dir or "nowhere")
+        try:
+            named = [folder / (folder / "last_checkpoint").read_text(encoding="utf-8").strip()]
+        except (OSError, UnicodeDecodeError):
+            named = []
+        yield from named
+        others = [path for path in folder.glob("model_*.pth") if RESUMABLE.fullmatch(path.name)]
+        if others and not named:
+            logger.warning("%s/last_checkpoint cannot be read; looking for the newest", folder)
+        yield from sorted({*others} - {*named}, key=_iteration, reverse=True)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As the engine's; a run that is resumed goes on removing its old checkpoints."""
+        if resume:
+            found = pathlib.Path(self.save_dir).glob("model_*.pth")
+            self._numbered = sorted(p for p in found if p.stem.removeprefix("model_").isdigit())
+        return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint of this project; an empty path leaves the model as it is."""
@@ -232,17 +251,9 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-@contextlib.contextmanager
-def _atomic(path: pathlib.Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes its name only once all of it is on the disk."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
-    ) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            pathlib.Path(file.name).replace(path)
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
+def _iteration(path: pathlib.Path) -> int:
+    """How far a checkpoint is, by its name or, the final one, by its content."""
+    number = path.stem.removeprefix("model_")
+    if number.isdigit():
+        return int(number)
+    return read_file(str(path), is_mapped=True).get("iteration", -1) if is_sound(path) else -1

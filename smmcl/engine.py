@@ -48,6 +48,7 @@ from smmcl.modeling.head import fpn_head, ham_head, mlp_head
 from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.modeling.weights import load_stream
 from smmcl.processes import log_processes, parallelise
+from smmcl.run_folder import BESIDE, claim, held
 from smmcl.solver import build_lr_scheduler, build_optimizer
 from smmcl.step import amp_dtype, bare, build_step_trainer, compile_backbone
 
@@ -60,6 +61,11 @@ logger = logging.getLogger(__name__)
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config, datasets, folders, loggers and seeds of a run, from its command line."""
     cfg = build_config(args.config_file, args.opts)
+    folder = claim(cfg, args)
+    if pathlib.Path(folder).name == BESIDE and not cfg.MODEL.WEIGHTS:
+        logger.warning("%s is being trained in; evaluating into %s", cfg.OUTPUT_DIR, folder)
+        cfg = changed(cfg, "MODEL.WEIGHTS", comm.all_gather(find_weights(cfg))[0])
+    cfg = changed(cfg, "OUTPUT_DIR", folder)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
     # An error that the user can mend is told once, by the tool, and not by the loop before it.
     logging.getLogger("detectron2.engine.train_loop").addFilter(without_traceback)
@@ -184,6 +190,8 @@ class Trainer(DefaultTrainer):
                 f"{', '.join(name or 'none' for name in sorted(found))}. Set OUTPUT_DIR to a "
                 "folder that all machines share."
             )
+        if resume and not last:
+            logger.warning("%s has no checkpoint: --resume starts anew", self.cfg.OUTPUT_DIR)
         if not last and not self.cfg.MODEL.WEIGHTS:
             load_streams(self.cfg, self.checkpointer.model)
         super().resume_or_load(resume)
@@ -200,7 +208,8 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Trains to the end; returns the results of the last evaluation on the main process."""
-        super().train()
+        with held(self.cfg.OUTPUT_DIR):
+            super().train()
         return getattr(self, "_last_eval_results", None)
 
     @classmethod

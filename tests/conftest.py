@@ -67,6 +67,6 @@ def tiny_config(tmp_path_factory) -> Callable:
             "SOLVER.CHECKPOINT_PERIOD", "10", "DATALOADER.NUM_WORKERS", "0", *overrides,
         ]  # fmt: skip
         file = str(ROOT / "configs/synthetic_night.yaml")
-        return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False))
+        return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False, resume=True))
 
     return build

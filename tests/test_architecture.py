@@ -16,6 +16,7 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # The layer of a module is that of its longest prefix here; a file imports from its own or below.
 LAYERS = {
     "smmcl": 0,
+    "smmcl.files": 0,
     "smmcl.modeling": 2,
     "smmcl.modeling.init": 0,
     "smmcl.modeling.convolutions": 0,
@@ -42,6 +43,7 @@ LAYERS = {
     "smmcl.step": 2,
     "smmcl.checkpoint": 2,
     "smmcl.processes": 2,
+    "smmcl.run_folder": 2,
     "smmcl.modeling.meta_arch": 3,
     "smmcl.modeling.export": 4,
     "smmcl.engine": 4,

@@ -10,6 +10,7 @@ from torch import nn
 
 from smmcl.checkpoint import RunCheckpointer, read_facts
 from smmcl.files.archive import is_sound
+from smmcl.files.atomic import PREFIX
 
 
 def model(width: int = 3) -> nn.Module:
@@ -34,7 +35,6 @@ def test_a_torn_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog) ->
     checkpointer = RunCheckpointer(model(), str(tmp_path))
     for iteration in (9, 19):
         checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-    os.utime(tmp_path / "model_0000009.pth", ns=(1, 1))
     last = tmp_path / "model_0000019.pth"
     last.write_bytes(last.read_bytes()[:-200])
     assert checkpointer.get_checkpoint_file().endswith("model_0000009.pth")
@@ -82,7 +82,7 @@ def test_what_a_file_leaves_unfilled_is_an_error_unless_named(tmp_path: pathlib.
 
 
 def test_the_newest_checkpoints_are_kept_and_no_remains_of_a_killed_write(tmp_path) -> None:
-    (tmp_path / ".model_0000004.pth.abc.tmp").write_bytes(b"half")
+    (tmp_path / f"{PREFIX}0123456789ab-model_0000004.pth").write_bytes(b"half")
     checkpointer = RunCheckpointer(model(), str(tmp_path), num_kept=2)
     for name in ("model_0000009", "model_best", "model_0000019", "model_0000029", "model_final"):
         checkpointer.save(name)
@@ -91,6 +91,46 @@ def test_the_newest_checkpoints_are_kept_and_no_remains_of_a_killed_write(tmp_pa
         "model_final.pth",
     }  # fmt: skip
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+def test_a_run_removes_only_its_own_checkpoints(tmp_path: pathlib.Path) -> None:
+    other = RunCheckpointer(model(), str(tmp_path))
+    other.save("model_0000005")
+    new = RunCheckpointer(model(), str(tmp_path), num_kept=1)
+    for name in ("model_0000009", "model_0000019"):
+        new.save(name)
+    left = ["model_0000005", "model_0000019"]
+    assert sorted(path.stem for path in tmp_path.glob("*.pth")) == left
+
+    resumed = RunCheckpointer(model(), str(tmp_path), num_kept=2)
+    resumed.resume_or_load("", resume=True)
+    resumed.save("model_0000029")
+    left = ["model_0000019", "model_0000029"]
+    assert sorted(path.stem for path in tmp_path.glob("*.pth")) == left
+
+
+def test_a_negative_number_of_kept_checkpoints_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="CHECKPOINTS_KEPT is -1"):
+        RunCheckpointer(model(), str(tmp_path), num_kept=-1)
+
+
+@pytest.mark.parametrize("tag", [None, b"", b"\xff\xfe", b"model_0000099.pth"])
+@pytest.mark.parametrize("last", ["model_final", "model_0000019"])
+def test_without_its_tag_the_newest_sound_checkpoint_is_found(tmp_path, tag, last, caplog) -> None:
+    """By iteration: a copy of a folder has its own times."""
+    checkpointer = RunCheckpointer(model(), str(tmp_path))
+    for name, iteration in ((last, 19), ("model_0000009", 9), ("model_best", 18)):
+        checkpointer.save(name, iteration=iteration)
+    (tmp_path / "last_checkpoint").unlink()
+    if tag is not None:
+        (tmp_path / "last_checkpoint").write_bytes(tag)
+    (tmp_path / "model_0000029.pth").write_bytes(b"torn")
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / f"{last}.pth")
+    assert "model_0000029.pth is missing or damaged" in caplog.text
+    (tmp_path / f"{last}.pth").unlink()
+    (tmp_path / "model_0000009.pth").write_bytes(b"torn")
+    with pytest.raises(ValueError, match="None of the checkpoints"):
+        checkpointer.resume_or_load("", resume=True)
 
 
 def test_no_checkpoint_goes_before_the_next_is_written(tmp_path, monkeypatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from smmcl.engine import Trainer, setup
+from smmcl.files.atomic import PREFIX
 from smmcl.modeling.backbone import mscan
 from smmcl.modeling.backbone.streams import STREAMS
 
@@ -33,7 +34,9 @@ def train(folder: pathlib.Path) -> None:
         "DATALOADER.NUM_WORKERS", "0",
     ]  # fmt: skip
     config = str(ROOT / "configs/synthetic_night.yaml")
-    trainer = Trainer(setup(argparse.Namespace(config_file=config, opts=opts, eval_only=False)))
+    trainer = Trainer(
+        setup(argparse.Namespace(config_file=config, opts=opts, eval_only=False, resume=True))
+    )
     trainer.resume_or_load(resume=True)
     trainer.train()
 
@@ -57,7 +60,7 @@ def last(folder: pathlib.Path) -> str:
 
 
 def is_writing(folder: pathlib.Path, remains: set[pathlib.Path]) -> bool:
-    return bool(set(folder.glob(".model_*.tmp")) - remains)
+    return bool(set(folder.glob(f"{PREFIX}*-model_*")) - remains)
 
 
 @pytest.mark.slow
@@ -74,7 +77,7 @@ def test_killed_twenty_times_it_ends_bit_for_bit_the_same(tmp_path, monkeypatch)
     num_torn = 0
     for number in range(NUM_KILLS):
         child = start(killed)
-        remains, at_start = set(killed.glob(".model_*.tmp")), last(killed)
+        remains, at_start = set(killed.glob(f"{PREFIX}*-model_*")), last(killed)
         is_early, is_torn = number % 4 == 0, number % 2 == 1
         while child.is_alive() and not is_early and last(killed) == at_start:
             time.sleep(0.001)

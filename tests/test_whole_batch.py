@@ -94,7 +94,7 @@ def config(folder: pathlib.Path, *overrides: str):
         "SOLVER.MAX_ITER", str(NUM_ITERATIONS), "DATALOADER.NUM_WORKERS", "0", *overrides,
     ]  # fmt: skip
     file = str(ROOT / "configs/synthetic_night.yaml")
-    return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False))
+    return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False, resume=True))
 
 
 def train(rank: int, world_size: int, machines: int, port: int, folder, case: dict) -> None:

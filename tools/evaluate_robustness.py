@@ -60,6 +60,7 @@ def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = default_argument_parser()
+    parser.set_defaults(eval_only=True)
     parser.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
     parser.add_argument("--condition-seed", type=int, default=0,
                         help="of the noise, and of which pairs lose an image")  # fmt: skip

@@ -21,5 +21,12 @@ def main(args: argparse.Namespace) -> dict | None:
     return trainer.train()
 
 
+def parse_arguments() -> argparse.Namespace:
+    parser = default_argument_parser()
+    parser.add_argument("--overwrite", action="store_true",
+                        help="first remove the run that OUTPUT_DIR holds")  # fmt: skip
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    run(lambda: start(main, default_argument_parser().parse_args()))
+    run(lambda: start(main, parse_arguments()))

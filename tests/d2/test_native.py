@@ -36,7 +36,7 @@ def _datasets(tmp_path_factory, monkeypatch) -> None:
 def config(folder: pathlib.Path, *overrides: str):
     opts = ["OUTPUT_DIR", str(folder), *SMALL, "SOLVER.MAX_ITER", "4", *overrides]
     file = str(ROOT / "configs/synthetic_night.yaml")
-    return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False))
+    return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False, resume=True))
 
 
 class StockTrainer(d2.DefaultTrainer):
