@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from smmcl.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from smmcl.files.archive import is_sound
 from smmcl.modeling.weight_files import read_file
+from smmcl.processes import handle_stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +78,13 @@ class AverageRunningStatistics(HookBase):
 
 
 class StopOnSignal(HookBase):
-    """On SIGTERM or SIGINT finishes the step, saves, and leaves with 128 + the signal's number.
+    """On SIGTERM, SIGINT or SIGHUP finishes the step, saves, leaves with 128 + the signal's number.
 
-    A second signal leaves at once. The same one may reach a process of several twice, by itself
-    and by way of the process that started it: those within a second count as one.
+    A second signal leaves at once. The same one may come twice: `timeout` sends it to its child and
+    to the group; a process of several gets it by itself and, later, from whoever started it.
     """
+
+    ECHO, ECHO_OF_SEVERAL = 0.05, 1.0  # seconds within which a second one counts as the first
 
     def __init__(self) -> None:
         self.received = 0
@@ -91,8 +94,7 @@ class StopOnSignal(HookBase):
     def before_train(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python lets only the main thread handle signals
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.before[number] = signal.signal(number, self._receive)
+        self.before = handle_stop_signals(self._receive)
 
     def after_step(self) -> None:
         # Every process leaves after the same step, so that none waits for another.
@@ -112,11 +114,12 @@ class StopOnSignal(HookBase):
 
     def _receive(self, number: int, frame: Any) -> None:
         now = time.monotonic()
-        if self.received and (comm.get_world_size() == 1 or now > self.received_at + 1):
+        echo = self.ECHO if comm.get_world_size() == 1 else self.ECHO_OF_SEVERAL
+        if not self.received:
+            self.received, self.received_at = number, now
+        elif now > self.received_at + echo:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        elif not self.received:
-            self.received, self.received_at = number, now
 
 
 class WeightAverage(HookBase):

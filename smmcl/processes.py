@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,8 @@ BEAT = 1.0
 PATIENCE, SHORT_PATIENCE = 20, 5
 # Seconds left to whoever started this process to end it in better order.
 GRACE = 10.0
+# These let a training save and leave. SIGHUP is sent when a terminal closes.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace
 
 @contextlib.contextmanager
 def _passing_signals_on() -> Iterator[None]:
-    """Hands SIGTERM and SIGINT on to the processes of the run, and waits for what they do.
+    """Hands SIGTERM, SIGINT and SIGHUP on to the processes of the run, and waits for what they do.
 
     By default this process would end first, and the others be killed while they save.
     """
@@ -81,7 +84,7 @@ def _passing_signals_on() -> Iterator[None]:
         for child in multiprocessing.active_children():
             os.kill(child.pid, number)
 
-    before = {n: signal.signal(n, receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = handle_stop_signals(receive)
     try:
         yield
     finally:
@@ -89,6 +92,13 @@ def _passing_signals_on() -> Iterator[None]:
             signal.signal(number, handler)
     if received:  # torch takes a process that SIGINT ended for one that is done
         raise SystemExit(128 + received)
+
+
+def handle_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Sets the handler of what stops a run; returns those before. nohup's choice stays."""
+    has_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    numbers = [n for n in STOP_SIGNALS if n != signal.SIGHUP or not has_nohup]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:

@@ -16,7 +16,7 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # The layer of a module is that of its longest prefix here; a file imports from its own or below.
 LAYERS = {
     "smmcl": 0,
-    "smmcl.files": 0,
+    "smmcl.files": 1,
     "smmcl.modeling": 2,
     "smmcl.modeling.init": 0,
     "smmcl.modeling.convolutions": 0,
@@ -29,7 +29,6 @@ LAYERS = {
     "smmcl.modeling.contrastive.loss": 0,
     "smmcl.modeling.contrastive.panels": 0,
     "smmcl.evaluation.confusion": 0,
-    "smmcl.files": 1,
     "smmcl.d2": 1,
     "smmcl.config": 2,
     "smmcl.data": 2,

@@ -1,7 +1,10 @@
 """The average by hand, and which checkpoint is the best, and on what it may be chosen."""
 
 import pathlib
+import signal
 import socket
+import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +17,7 @@ from smmcl.d2 import CfgNode, MetadataCatalog
 from smmcl.hooks import (
     AverageRunningStatistics,
     BestCheckpoint,
+    StopOnSignal,
     WeightAverage,
     build_best_checkpoint,
 )
@@ -157,3 +161,40 @@ def test_a_validation_set_may_choose() -> None:
     assert build_best_checkpoint(choice("", "s_test")) is None
     with pytest.raises(ValueError, match="EVAL_PERIOD is 0"):
         build_best_checkpoint(choice("sem_seg/mIoU", "s_val", period=0))
+
+
+@pytest.fixture
+def stop_hook(monkeypatch) -> Iterator[StopOnSignal]:
+    """One that handles signals at the times in `hook.times`, and would end by `hook.ended`."""
+    hook = StopOnSignal()
+    hook.ended, hook.times = [], [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: hook.times[0])
+    own = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield hook
+    monkeypatch.undo()
+    for number, handler in {**hook.before, **own}.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_comes_twice_at_once_is_one(stop_hook, monkeypatch, number: int) -> None:
+    """As `timeout` sends it, to its child and to the group; a later one ends at once."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stop_hook.before_train()
+    send = signal.raise_signal
+    send(number)
+    monkeypatch.setattr(signal, "raise_signal", stop_hook.ended.append)
+    for when, ended in ((0.049, []), (0.051, [number])):
+        stop_hook.times[0] = when
+        send(number)
+        assert stop_hook.ended == ended
+    assert stop_hook.received == number
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(stop_hook) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop_hook.before_train()
+    signal.raise_signal(signal.SIGHUP)
+    assert not stop_hook.received
+    signal.raise_signal(signal.SIGTERM)
+    assert stop_hook.received == signal.SIGTERM

@@ -147,6 +147,7 @@ import torch
 from torch import nn
 from smmcl.checkpoint import RunCheckpointer
 from smmcl.cli import run
+from smmcl.data.loader import shielded
 from smmcl.d2 import SimpleTrainer, comm
 from smmcl.hooks import StopOnSignal
 from smmcl.processes import start
@@ -164,12 +165,19 @@ class SlowCheckpointer(RunCheckpointer):
             time.sleep(2)
         super().save(*args, **extra)
 
+class Ones(torch.utils.data.Dataset):
+    def __len__(self):
+        return 100_000
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return torch.ones(1)
+
 def batches():
     (FOLDER / f"pid_{comm.get_rank()}").write_text(str(os.getpid()))
-    while True:
-        time.sleep(0.02)
+    for batch in shielded(torch.utils.data.DataLoader(Ones(), num_workers=2)):
         (FOLDER / f"trains_{comm.get_rank()}").touch()
-        yield torch.ones(1, 1)
+        yield batch
 
 def main(args):
     model = Model(1, 1)
@@ -192,7 +200,10 @@ def stop(folder: pathlib.Path, *, starter: str, number: int, whom: str, again: b
     command = [sys.executable, *(torchrun if starter == "torchrun" else []), str(script)]
     num_processes = 1 if starter == "alone" else 2
     running = subprocess.Popen(
-        [*command, str(num_processes), str(folder)], cwd=ROOT, start_new_session=True
+        [*command, str(num_processes), str(folder)],
+        cwd=ROOT,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # not as under nohup
     )
     send = os.killpg if whom == "all" else os.kill  # Ctrl-C and most schedulers reach all
     try:
@@ -213,10 +224,14 @@ def stop(folder: pathlib.Path, *, starter: str, number: int, whom: str, again: b
     ("starter", "number", "whom"),
     [
         ("alone", signal.SIGINT, "one"),
+        ("alone", signal.SIGTERM, "all"),
+        ("alone", signal.SIGHUP, "all"),
+        ("launch", signal.SIGHUP, "all"),
         ("launch", signal.SIGTERM, "one"),
         ("launch", signal.SIGTERM, "all"),
         ("launch", signal.SIGINT, "all"),
         ("torchrun", signal.SIGTERM, "one"),
+        ("torchrun", signal.SIGTERM, "all"),
     ],
 )
 def test_a_signal_lets_the_run_save(tmp_path, starter: str, number: int, whom: str) -> None:

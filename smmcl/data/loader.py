@@ -5,7 +5,10 @@ takes the positions [i * B, (i + 1) * B) whatever the number of processes and wo
 resumes at iteration i sees what it would have seen without the stop.
 """
 
+import copy
 import itertools
+import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ from smmcl.d2 import (
     comm,
 )
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.processes import STOP_SIGNALS
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -88,7 +92,7 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     # The workers' seeds come from here, not from the generator that training draws from. The
     # engines take it by different names ("seed", "generator"), so it is set afterwards.
     loader.generator = torch.Generator()
-    return loader
+    return shielded(loader)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> DataLoader:
@@ -100,9 +104,33 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> Dat
         raise ValueError(
             f"INPUT.AUXILIARY_ABLATION is {cfg.INPUT.AUXILIARY_ABLATION!r}. Set it to '' or 'swap'."
         )
-    return build_detection_test_loader(
-        records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    return shielded(
+        build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     )
+
+
+def shielded(loader: DataLoader) -> DataLoader:
+    """Keeps stop signals from a loader's workers, which end with the main process.
+
+    Ctrl-C and schedulers signal the whole process group. Workers that died of it would keep a
+    training from finishing its step and saving.
+    """
+    if loader.num_workers:
+        context = copy.copy(multiprocessing.get_context(multiprocessing.get_start_method()))
+        context.Process = _ShieldedWorker
+        loader.multiprocessing_context = context
+    return loader
+
+
+class _ShieldedWorker(multiprocessing.Process):
+    """Starts with stop signals blocked: until `worker_init_fn` ran, they would have killed it."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def swap_auxiliary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,11 @@
 """The training stream: each pair once an epoch, the same batches whatever reads them."""
 
 import itertools
+import multiprocessing
+import os
+import pathlib
+import signal
+import time
 
 import pytest
 import torch
@@ -11,6 +16,7 @@ from smmcl.data.loader import (
     PositionSampler,
     build_test_loader,
     build_train_loader,
+    shielded,
     swap_auxiliary,
 )
 
@@ -133,3 +139,59 @@ def test_unknown_ablation(config):
 def test_empty_dataset(config):
     with pytest.raises(ValueError, match="hold no pair"):
         build_train_loader(config(num_pairs=0), mapper=identity)
+
+
+def test_workers_leave_signals_to_the_main_process(monkeypatch) -> None:
+    cfg = build_config("", ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1])
+    monkeypatch.setattr("smmcl.data.loader._records", lambda names: RECORDS)
+
+    def look(record: dict) -> dict:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        return {"pid": os.getpid()}
+
+    for loader in (build_train_loader(cfg, mapper=look), build_test_loader(cfg, "", mapper=look)):
+        batches = iter(loader)
+        (first,), (second,) = next(batches), next(batches)
+        assert first["pid"] == second["pid"] != os.getpid()
+
+
+class Orphaned(torch.utils.data.Dataset):
+    """Writes its worker's number down."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> int:
+        (self.folder / str(os.getpid())).touch()
+        return index
+
+
+def _load(folder: pathlib.Path) -> None:
+    loader = shielded(torch.utils.data.DataLoader(Orphaned(folder), num_workers=2))
+    for _ in loader:
+        time.sleep(600)
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_main_process(tmp_path: pathlib.Path) -> None:
+    main = multiprocessing.get_context("fork").Process(target=_load, args=(tmp_path,))
+    main.start()
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.05)
+    workers = [pathlib.Path("/proc", path.name) for path in tmp_path.iterdir()]
+    assert all(worker.exists() for worker in workers)
+    main.kill()
+    main.join()
+    deadline = time.monotonic() + 60  # torch's workers look every 5 seconds
+    while any(_lives(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _lives(process: pathlib.Path) -> bool:
+    """An ended process that nobody waits for stays as a zombie."""
+    return process.exists() and "State:\tZ" not in (process / "status").read_text()
