@@ -63,7 +63,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = build_config(args.config_file, args.opts)
     folder = claim(cfg, args)
     if pathlib.Path(folder).name == BESIDE and not cfg.MODEL.WEIGHTS:
-        logger.warning("%s is being trained in; evaluating into %s", cfg.OUTPUT_DIR, folder)
         cfg = changed(cfg, "MODEL.WEIGHTS", comm.all_gather(find_weights(cfg))[0])
     cfg = changed(cfg, "OUTPUT_DIR", folder)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
@@ -71,10 +70,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.getLogger("detectron2.engine.train_loop").addFilter(without_traceback)
     logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
     log_processes()
-    cfg = with_device(cfg)
     check_datasets(cfg)
     check_result_folders(cfg)
-    cfg = with_iterations(cfg)
+    cfg = with_iterations(with_device(cfg))
     default_setup(cfg, args)
     return cfg
 

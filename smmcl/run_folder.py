@@ -17,8 +17,8 @@ from typing import IO
 from smmcl.d2 import CfgNode, comm
 
 RESUMABLE = re.compile(r"model_(\d+|final)\.pth")  # what a run can go on from
-RUN = re.compile(rf"{RESUMABLE.pattern}|model_best\.pth|last_checkpoint|metrics\.json")
-LOGS = re.compile(r"log\.txt(\.rank\d+)?|events\.out\.tfevents\..+")
+CHECKPOINTS = re.compile(rf"{RESUMABLE.pattern}|model_best\.pth|last_checkpoint")
+LOGS = re.compile(r"metrics\.json|log\.txt(\.rank\d+)?|events\.out\.tfevents\..+")
 # What an evaluation beside a training writes to, inside of the training's folder.
 BESIDE = "evaluated_while_training"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
@@ -62,16 +62,27 @@ def _claim(cfg: CfgNode, args: argparse.Namespace) -> str:
     else:
         folder = pathlib.Path(cfg.OUTPUT_DIR)
     if evaluates:
-        return str(folder / BESIDE if _is_held(folder) else folder)
-    if not resumes and not overwrites and any(_files(folder, RUN)) and not _is_held(folder):
+        if not _is_held(folder):
+            return str(folder)
+        logger.warning("A training writes to %s; evaluating into %s/ there", folder, BESIDE)
+        return str(folder / BESIDE)
+    is_new = not resumes and not overwrites
+    if is_new and _holds_run(folder) and not _is_held(folder):
         raise ValueError(
             f"{folder} holds a run already: go on with it by --resume, take a numbered folder by "
             "OUTPUT_DIR auto, or remove that run by --overwrite."
         )
     _lock(folder)
     if overwrites:
-        _remove_run(folder, cfg)
+        _check_start(folder, cfg)
+        _remove(folder, LOGS)
     return str(folder)
+
+
+def remove_checkpoints(folder: str) -> None:
+    """The rest of --overwrite, for when the new run is built: one that fails leaves them."""
+    if comm.is_main_process():
+        _remove(pathlib.Path(folder), CHECKPOINTS)
 
 
 def _new_folder(parent: pathlib.Path, name: str) -> pathlib.Path:
@@ -87,24 +98,31 @@ def _new_folder(parent: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def _files(folder: pathlib.Path, pattern: re.Pattern[str]) -> list[pathlib.Path]:
-    """Files by name; an empty metrics.json is of a run that never took a step."""
     found = folder.iterdir() if folder.is_dir() else []
-    found = [path for path in found if pattern.fullmatch(path.name) and path.is_file()]
-    return [path for path in found if path.suffix != ".json" or path.stat().st_size]
+    return [path for path in found if pattern.fullmatch(path.name) and path.is_file()]
 
 
-def _remove_run(folder: pathlib.Path, cfg: CfgNode) -> None:
-    old = [*_files(folder, RUN), *_files(folder, LOGS)]
+def _holds_run(folder: pathlib.Path) -> bool:
+    """Whether there are checkpoints or metrics; those of a run without a step are empty."""
+    metrics = folder / "metrics.json"
+    return bool(_files(folder, CHECKPOINTS)) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _check_start(folder: pathlib.Path, cfg: CfgNode) -> None:
+    old = {path.resolve() for path in _files(folder, CHECKPOINTS)}
     nodes = (cfg.MODEL, cfg.MODEL.PAIR.VISIBLE, cfg.MODEL.PAIR.AUXILIARY)
     for weights in (node.WEIGHTS for node in nodes if node.WEIGHTS):
-        if pathlib.Path(weights).resolve() in {path.resolve() for path in old}:
+        if pathlib.Path(weights).resolve() in old:
             raise ValueError(
                 f"--overwrite would remove {weights}, which this run starts from. Move that file "
                 "to another folder, or set OUTPUT_DIR to another."
             )
-    for path in old:
+
+
+def _remove(folder: pathlib.Path, pattern: re.Pattern[str]) -> None:
+    for path in _files(folder, pattern):
         path.unlink()
-    logger.warning("--overwrite removed %d files of an earlier run in %s", len(old), folder)
+        logger.warning("--overwrite removed %s of an earlier run", path)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import pathlib
 import signal
 from collections.abc import Callable
@@ -75,6 +76,13 @@ def test_train_stop_resume_evaluate(config, tmp_path) -> None:
     mean, spread = drawn["sem_seg"]["fwIoU"], drawn["sem_seg_spread"]["fwIoU"]
     assert spread > 0
     assert abs(results["sem_seg"]["fwIoU"] - mean) == pytest.approx(spread / 2**0.5)
+
+
+def test_a_resume_without_a_checkpoint_says_so(config, tmp_path, caplog) -> None:
+    trainer = Trainer(config(tmp_path))
+    logging.getLogger("smmcl").propagate = True
+    trainer.resume_or_load(resume=True)
+    assert f"{tmp_path} has no checkpoint: --resume starts anew" in caplog.text
 
 
 def rates_of(trainer: Trainer) -> list[float]:

@@ -12,10 +12,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from torch import nn
 
 from smmcl import run_folder
+from smmcl.checkpoint import RunCheckpointer
 from smmcl.config import build_config
-from smmcl.run_folder import claim, held
+from smmcl.engine import setup
+from smmcl.run_folder import claim, held, remove_checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RUN = ["model_0000009.pth", "model_final.pth", "model_best.pth", "last_checkpoint", "metrics.json"]
@@ -69,9 +72,11 @@ def test_overwrite_removes_a_run_and_nothing_else(tmp_path: pathlib.Path, caplog
     fill(tmp_path, *RUN, *LOGS, *OTHERS)
     fill(tmp_path / "inference", "metrics.json")
     claimed(tmp_path, "overwrite")
+    assert names_in(tmp_path) == {*RUN[:4], *OTHERS, "inference", ".lock"}
+    remove_checkpoints(str(tmp_path))
     assert names_in(tmp_path) == {*OTHERS, "inference", ".lock"}
     assert names_in(tmp_path / "inference") == {"metrics.json"}
-    assert f"removed {len(RUN + LOGS)} files" in caplog.text
+    assert all(f"removed {tmp_path / name} of" in caplog.text for name in RUN + LOGS)
 
 
 def test_overwrite_keeps_what_the_run_starts_from(tmp_path: pathlib.Path) -> None:
@@ -136,6 +141,45 @@ def test_a_lock_dies_with_its_process_and_not_with_the_workers(tmp_path: pathlib
         assert claimed(tmp_path) == str(tmp_path)
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
+
+
+def test_an_evaluation_beside_a_training_writes_elsewhere(tmp_path: pathlib.Path) -> None:
+    fill(tmp_path, "config.yaml", "log.txt")
+    RunCheckpointer(nn.Linear(1, 1), str(tmp_path)).save("model_0000009")
+    opts = ["OUTPUT_DIR", str(tmp_path)]
+    config = str(ROOT / "configs/synthetic_night.yaml")
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cfg = setup(argparse.Namespace(config_file=config, opts=opts, eval_only=True))
+    assert str(tmp_path / "model_0000009.pth") == cfg.MODEL.WEIGHTS
+    assert str(tmp_path / run_folder.BESIDE) == cfg.OUTPUT_DIR
+    assert {(tmp_path / name).read_text() for name in ("config.yaml", "log.txt")} == {"content"}
+
+
+SHARING = """
+import argparse, os, pathlib
+from smmcl.config import build_config
+from smmcl.d2 import comm
+from smmcl.processes import start
+from smmcl.run_folder import claim
+
+def main(args):
+    folder = claim(build_config("", ["OUTPUT_DIR", "auto"]), args)
+    pathlib.Path(f"told_{comm.get_rank()}").write_text(folder)
+
+start(main, argparse.Namespace(config_file="night.yaml"))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_are_told_one_folder(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "script.py").write_text(SHARING)
+    starter = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, *starter, "script.py"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=120)
+    assert [(tmp_path / f"told_{rank}").read_text() for rank in (0, 1)] == ["output/night"] * 2
+    assert names_in(tmp_path / "output") == {"night"}
 
 
 def test_a_look_at_the_lock_does_not_stop_a_training(tmp_path: pathlib.Path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from smmcl.cli import run
 from smmcl.d2 import comm, default_argument_parser, verify_results
 from smmcl.engine import Trainer, evaluate, setup
 from smmcl.processes import start
+from smmcl.run_folder import remove_checkpoints
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -18,6 +19,8 @@ def main(args: argparse.Namespace) -> dict | None:
         return results
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=args.resume)
+    if args.overwrite:
+        remove_checkpoints(cfg.OUTPUT_DIR)
     return trainer.train()
 
 
