@@ -49,8 +49,8 @@ def filled(name: str, shape: tuple[int, ...]) -> Tensor:
 
 def images(seed: int, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     rng = np.random.RandomState(seed)
-    visible = torch.from_numpy(rng.standard_normal((n, 3, height, width))).float()
-    auxiliary = torch.from_numpy(rng.standard_normal((n, 1, height, width))).float()
+    visible = torch.from_numpy(rng.standard_normal((n, 3, height, width))).float().double()
+    auxiliary = torch.from_numpy(rng.standard_normal((n, 1, height, width))).float().double()
     return visible, auxiliary.expand(-1, 3, -1, -1)
 
 
@@ -94,8 +94,11 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """The recipe's weights, renamed from the authors' names; tests change copies alone."""
-    network = Network().eval()
+    """The recipe's weights, renamed from the authors' names; tests change copies alone.
+
+    In float64, whose rounding is far below what the references are held to on every processor.
+    """
+    network = Network().eval().double()
     own = network.state_dict()
     state = {}
     for name in np.load(HERE / "keys_mscan_b_c14.npz")["keys"].tolist():
@@ -122,52 +125,38 @@ def test_names_map_one_to_one_and_the_recipe_fills_as_stated() -> None:
 
 
 @pytest.mark.parametrize("case", ["A", "B", "C"])
-def test_evaluation_float32(network: Network, case: str) -> None:
-    check_evaluation(network, HERE, "model_mscan_b_c14_eval.npz", f"{case}/f32/", atol=2e-5)
+def test_evaluation(network: Network, case: str) -> None:
+    check_evaluation(network, "model_mscan_b_c14_eval.npz", case)
 
 
 def test_evaluation_with_nine_classes(network: Network) -> None:
     network = copy.deepcopy(network)
-    classifier = nn.Conv2d(512, 9, 1)
+    classifier = nn.Conv2d(512, 9, 1, dtype=torch.float64)
     for name, parameter in classifier.named_parameters():
-        parameter.data = filled(f"decode_head.conv_seg.{name}", tuple(parameter.shape))
+        parameter.data = filled(f"decode_head.conv_seg.{name}", tuple(parameter.shape)).double()
     network.sem_seg_head.classifier[1] = classifier
-    check_evaluation(network, HERE, "model_mscan_b_c9_eval.npz", "A/f32/", atol=2e-5)
+    check_evaluation(network, "model_mscan_b_c9_eval.npz", "A")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["A", "B", "C"])
-def test_evaluation_float64(network: Network, golden: pathlib.Path, case: str) -> None:
-    network = copy.deepcopy(network).double()
-    check_evaluation(network, golden, "model_mscan_b_c14_eval.npz", f"{case}/f64/", atol=1e-9)
-
-
-def check_evaluation(
-    network: Network, folder: pathlib.Path, name: str, prefix: str, *, atol: float
-) -> None:
-    reference = np.load(folder / name)
-    dtype = torch.float64 if "f64" in prefix else torch.float32
-    shape = reference[f"{prefix[0]}/input_seed_nhw"].tolist()
-    visible, auxiliary = images(*shape)
+def check_evaluation(network: Network, name: str, case: str) -> None:
+    reference, prefix = np.load(HERE / name), f"{case}/f64/"
+    shape = reference[f"{case}/input_seed_nhw"].tolist()
     bases = torch.from_numpy(np.load(HERE / "nmf_bases.npz")[f"b{shape[1]}"])
     with torch.no_grad():
-        maps = network(visible.to(dtype), auxiliary.to(dtype), bases)
+        maps = network(*images(*shape), bases)
     stated = [key.removeprefix(prefix) for key in reference if key.startswith(prefix)]
     checked = [key for key in stated if key in maps]
     assert {"logits_lowres", "color_fea", "other_fea"} < set(checked)
     for key in checked:
         difference = (maps[key] - torch.from_numpy(reference[prefix + key])).abs().max().item()
-        assert difference < atol, key
-    labels = maps["logits"].argmax(1).numpy()
-    assert (labels == reference[f"{prefix}argmax"]).mean() > 0.9999
+        assert difference < 1e-9, key
+    assert np.array_equal(maps["logits"].argmax(1).numpy(), reference[f"{prefix}argmax"])
 
 
 def training_losses(network: Network, reference: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Losses of one forward pass over the references' batch, with their views and bases."""
-    dtype = next(network.parameters()).dtype
-    visible, auxiliary = images(11, 2, 128, 160)
     bases = torch.from_numpy(np.load(HERE / "nmf_bases.npz")["b2"])
-    maps = network(visible.to(dtype), auxiliary.to(dtype), bases)
+    maps = network(*images(11, 2, 128, 160), bases)
     labels = torch.from_numpy(reference["label"]).long()
     views = [
         torch.from_numpy(reference[name] + 20 * reference["batch_ids"][:, None]).flatten()
@@ -184,67 +173,51 @@ def training_losses(network: Network, reference: dict[str, np.ndarray]) -> dict[
     return {"total": total, "ce": ce, **contrast}
 
 
-def check_training_step(network: Network, reference: dict[str, np.ndarray], *, kind: str) -> None:
-    rtol = {"f32": 1e-5, "f64": 1e-9}[kind]
+def test_training_step(network: Network) -> None:
+    reference = np.load(HERE / "model_mscan_b_c14_train.npz")
+    network = copy.deepcopy(network).train()
     losses = training_losses(network, reference)
     values = [losses[name].item() for name in LOSSES]
-    assert values == pytest.approx(reference[f"{kind}/loss_total_ce_cm_vis_aux"], rel=rtol)
+    assert values == pytest.approx(reference["f64/loss_total_ce_cm_vis_aux"], rel=1e-9)
 
     losses["total"].backward()
     gradients = {name: p.grad for name, p in network.named_parameters()}
-    names, norms = reference["param_names"].tolist(), reference[f"{kind}/grad_l2"]
-    starts = reference[f"{kind}/grad_head4"]
+    names, norms = reference["param_names"].tolist(), reference["f64/grad_l2"]
+    starts = reference["f64/grad_head4"]
     for name, is_none, norm, start in zip(
-        names, reference[f"{kind}/grad_is_none"], norms, starts, strict=True
+        names, reference["f64/grad_is_none"], norms, starts, strict=True
     ):
         if is_none:
             assert name.startswith("backbone.fconv1.")
-        elif norm > 1e-5:  # a bias in front of a batch norm has rounding for a gradient
+        elif norm > 1e-12:  # a bias in front of a batch norm has rounding for a gradient
             gradient = gradients[AUTHORS.to_ours(name)]
-            assert gradient.double().norm().item() == pytest.approx(norm, rel=2 * rtol), name
+            assert gradient.norm().item() == pytest.approx(norm, rel=1e-8), name
             ours = gradient.flatten()[:4].tolist()
-            assert ours == pytest.approx(start[: len(ours)], abs=2 * rtol * norm), name
+            assert ours == pytest.approx(start[: len(ours)], abs=1e-8 * norm), name
     buffers = dict(network.named_buffers())
     for name, total in zip(
-        reference["buffer_names"].tolist(), reference[f"{kind}/buffer_sum_after"], strict=True
+        reference["buffer_names"].tolist(), reference["f64/buffer_sum_after"], strict=True
     ):
         own = buffers[AUTHORS.to_ours(name)].double().sum().item()
-        assert own == pytest.approx(total, rel=rtol, abs=rtol), name
+        assert own == pytest.approx(total, rel=1e-9, abs=1e-9), name
 
 
-def check_trajectory(network: Network, reference: dict[str, np.ndarray], *, kind: str) -> None:
+@pytest.mark.slow
+def test_trajectory(network: Network) -> None:
     """Six steps of AdamW in the authors' groups, which leave the layer scales out."""
-    atol = {"f32": 1e-5, "f64": 1e-9}[kind]
+    reference = np.load(HERE / "model_mscan_b_c14_train.npz")
+    network = copy.deepcopy(network).train()
     optimizer = build_optimizer(network.cfg, network)
     for lr, stated in zip(
-        reference["traj_lr_used"].tolist(), reference[f"{kind}/traj_loss"], strict=True
+        reference["traj_lr_used"].tolist(), reference["f64/traj_loss"], strict=True
     ):
         losses = training_losses(network, reference)
-        assert [losses[name].item() for name in LOSSES] == pytest.approx(stated, abs=atol)
+        assert [losses[name].item() for name in LOSSES] == pytest.approx(stated, abs=1e-9)
         optimizer.zero_grad()
         losses["total"].backward()
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-
-
-def test_training_step_float32(network: Network) -> None:
-    reference = np.load(HERE / "model_mscan_b_c14_train.npz")
-    check_training_step(copy.deepcopy(network).train(), reference, kind="f32")
-
-
-@pytest.mark.slow
-def test_training_step_float64(network: Network, golden: pathlib.Path) -> None:
-    reference = np.load(golden / "model_mscan_b_c14_train.npz")
-    check_training_step(copy.deepcopy(network).train().double(), reference, kind="f64")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["f32", "f64"])
-def test_trajectory(network: Network, golden: pathlib.Path, kind: str) -> None:
-    reference = np.load(golden / "model_mscan_b_c14_train.npz")
-    dtype = {"f32": torch.float32, "f64": torch.float64}[kind]
-    check_trajectory(copy.deepcopy(network).train().to(dtype), reference, kind=kind)
 
 
 @pytest.mark.parametrize(
