@@ -34,7 +34,8 @@ CROSS, VISIBLE, AUXILIARY = (
 
 def branch_of(*overrides: object) -> SMMCL:
     torch.manual_seed(0)
-    return build_contrast(build_config(overrides=[*SMALL, *overrides]), SHAPES)
+    branch = build_contrast(build_config(overrides=[*SMALL, *overrides]), SHAPES)
+    return branch and branch.double()
 
 
 def batch_of(count: int = 3) -> tuple[dict[str, Tensor], Tensor, list[int]]:
@@ -43,7 +44,7 @@ def batch_of(count: int = 3) -> tuple[dict[str, Tensor], Tensor, list[int]]:
     features = {
         name: torch.randn(
             count, shape.channels, 128 // shape.stride, 160 // shape.stride, generator=generator
-        )
+        ).double()
         for name, shape in SHAPES.items()
     }
     quarters = torch.randint(0, 4, (count, 2, 2), generator=generator)
@@ -78,7 +79,7 @@ def test_losses_are_those_of_the_drawn_embeddings_weighted() -> None:
         "loss_contrast_cross", "loss_contrast_visible", "loss_contrast_auxiliary",
     ]  # fmt: skip
     for (term, weight), loss in zip(branch.weights.items(), losses.values(), strict=True):
-        assert loss.item() == pytest.approx(weight * expected[term].item(), rel=1e-6)
+        assert loss.item() == pytest.approx(weight * expected[term].item(), rel=1e-12)
         assert loss.item() > 0
 
 
@@ -120,7 +121,7 @@ def test_reordering_the_images_with_their_seeds_changes_nothing() -> None:
         [seeds[i] for i in order],
     )
     for name, loss in expected.items():
-        assert actual[name].item() == pytest.approx(loss.item(), rel=1e-6)
+        assert actual[name].item() == pytest.approx(loss.item(), rel=1e-12)
     other = branch(features, labels, [7, 8, 9])
     assert other["loss_contrast_cross"].item() != expected["loss_contrast_cross"].item()
 
@@ -139,7 +140,7 @@ def test_odd_image_sizes(size: tuple[int, int]) -> None:
     branch = branch_of("MODEL.SMMCL.SAMPLER.MIN_VIEWS", 1)
     height, width = (-(-side // 32) for side in size)
     features = {
-        name: torch.randn(2, SHAPES[name].channels, height, width)
+        name: torch.randn(2, SHAPES[name].channels, height, width).double()
         for name in ("res5_visible", "res5_auxiliary")
     }
     labels = torch.arange(size[0])[:, None].expand(2, *size) * 2 // size[0]
@@ -149,7 +150,7 @@ def test_odd_image_sizes(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_whatever_the_autocast(dtype: torch.dtype) -> None:
-    branch = branch_of().eval()
+    branch = branch_of().eval().float()
     features, labels, seeds = batch_of()
     low = {name: feature.to(dtype) for name, feature in features.items()}
     expected = branch({name: feature.float() for name, feature in low.items()}, labels, seeds)
@@ -261,7 +262,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path) -> None:
         *(torch.load(tmp_path / f"{rank}.pth") for rank in range(2)), strict=True
     )
     expected_losses, expected_gradients = losses_and_gradients(None)
-    torch.testing.assert_close(losses, expected_losses, rtol=1e-6, atol=0)
-    torch.testing.assert_close(others[0], expected_losses, rtol=1e-6, atol=0)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-12, atol=0)
+    torch.testing.assert_close(others[0], expected_losses, rtol=1e-12, atol=0)
     averaged = [(first + second) / 2 for first, second in zip(*gradients, strict=True)]
-    torch.testing.assert_close(averaged, expected_gradients, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(averaged, expected_gradients, rtol=1e-9, atol=1e-12)

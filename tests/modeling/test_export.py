@@ -1,5 +1,6 @@
 """What is exported equals the model; the exported program runs at any size."""
 
+import copy
 import pathlib
 
 import pytest
@@ -52,13 +53,14 @@ def test_compare_by_hand() -> None:
 
 
 def test_the_program_runs_at_any_size_and_number(model) -> None:
+    model = copy.deepcopy(model).double()  # two of its classes come closer than float32 rounds
     network = FromPixels(TensorSegmentor(model), model=model).eval()
     program = export_program(network, auxiliary_channels=3).module()
     for num, *size in ((1, 96, 128), (2, 64, 64), (3, 71, 130)):
         visible, auxiliary = random_pair(*size, num=num)
         with torch.inference_mode():
             difference, share = compare(network(visible, auxiliary), program(visible, auxiliary))
-        assert difference < 1e-5
+        assert difference < 1e-9
         assert share == 1
     with pytest.raises(AssertionError, match="Guard failed"):  # below the least side
         program(*random_pair(32, 32))

@@ -1,5 +1,7 @@
 """Exchange between the streams: Eqs. 1 and 2 by hand, by loop, and for unequal widths."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,16 +23,16 @@ def numel(module: nn.Module) -> int:
 
 def test_modulation_by_hand() -> None:
     # All weights zero: S = sigmoid(ln 3) = 3/4 and k = sigmoid(0) = 1/2 by their last biases.
-    fusion = zeroed(CrossModalModulation(2, 2, hidden_width=2, fused_width=1, scale=0.5))
-    nn.init.constant_(fusion.spatial[4].bias, torch.log(torch.tensor(3.0)).item())
+    fusion = zeroed(CrossModalModulation(2, 2, hidden_width=2, fused_width=1, scale=0.5)).double()
+    nn.init.constant_(fusion.spatial[4].bias, math.log(3))
     nn.init.ones_(fusion.fuse.weight)
-    visible = torch.tensor([1.0, 2.0]).reshape(1, 2, 1, 1)
-    auxiliary = torch.tensor([8.0, -8.0]).reshape(1, 2, 1, 1)
+    visible = torch.tensor([1.0, 2.0]).double().reshape(1, 2, 1, 1)
+    auxiliary = torch.tensor([8.0, -8.0]).double().reshape(1, 2, 1, 1)
     new_visible, new_auxiliary, fused = fusion(visible, auxiliary)
     # 1 + (3/4 + 1/2) / 2 * 8 = 6 and 2 - 5 = -3; both directions read the old pair.
-    assert new_visible.flatten().tolist() == [6, -3]
-    assert new_auxiliary.flatten().tolist() == [8.625, -6.75]
-    assert fused.flatten().tolist() == [6 - 3 + 8.625 - 6.75]
+    assert new_visible.flatten().tolist() == pytest.approx([6, -3], rel=1e-12)
+    assert new_auxiliary.flatten().tolist() == pytest.approx([8.625, -6.75], rel=1e-12)
+    assert fused.item() == pytest.approx(6 - 3 + 8.625 - 6.75, rel=1e-12)
 
 
 @pytest.mark.parametrize(("v", "a", "c"), [(4, 4, 4), (8, 8, 4), (6, 3, 4)])
@@ -111,15 +113,15 @@ def test_every_parameter_gets_a_gradient_and_unread_fusion_is_not_built(
 
 
 def test_plain_sum_by_hand() -> None:
-    visible, auxiliary = torch.randn(1, 3, 2, 2), torch.randn(1, 3, 2, 2)
+    visible, auxiliary = torch.randn(2, 1, 3, 2, 2).double()
     fusion = PlainSum(3, 3, hidden_width=3, fused_width=3, scale=0.5)
     new_visible, new_auxiliary, fused = fusion(visible, auxiliary)
     assert new_visible is visible
     assert new_auxiliary is auxiliary
-    torch.testing.assert_close(fused, visible + auxiliary)
+    assert torch.equal(fused, visible + auxiliary)
     assert numel(fusion) == 0
 
-    fusion = zeroed(PlainSum(3, 2, hidden_width=3, fused_width=3, scale=0.5))
+    fusion = zeroed(PlainSum(3, 2, hidden_width=3, fused_width=3, scale=0.5)).double()
     nn.init.ones_(fusion.project_auxiliary.weight)
-    auxiliary = torch.full((1, 2, 2, 2), 1.5)
+    auxiliary = torch.full((1, 2, 2, 2), 1.5).double()
     torch.testing.assert_close(fusion(visible, auxiliary)[2], visible + 3)

@@ -40,12 +40,10 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_images_do_not_depend_on_their_batch(name: str) -> None:
-    stream = build_stream(name).eval()
-    images = torch.randn(2, 3, 64, 96)
+    stream = build_stream(name).eval().double()
+    images = torch.randn(2, 3, 64, 96).double()
     with torch.no_grad():
-        torch.testing.assert_close(
-            stream(images)[-1][1:], stream(images[1:])[-1], atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(stream(images)[-1][1:], stream(images[1:])[-1])
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -125,9 +125,9 @@ def test_msras_file_fills_the_stream_that_is_named_after_it(
     assert "missing: none; unexpected: none" in caplog.text
     # MSRA's convolution over BGR pixels less their mean is ours over normalised RGB ones.
     mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
-    pixels = torch.randint(256, (1, 3, 9, 9)).float()  # RGB
-    first = ours.state_dict()[FIRST_CONVOLUTION]
-    by_theirs = F.conv2d((pixels - mean).flip(1), torch.from_numpy(blobs["conv1_w"]))
+    pixels = torch.randint(256, (1, 3, 9, 9)).double()  # RGB
+    first = ours.state_dict()[FIRST_CONVOLUTION].double()
+    by_theirs = F.conv2d((pixels - mean).flip(1), torch.from_numpy(blobs["conv1_w"]).double())
     torch.testing.assert_close(F.conv2d((pixels - mean) / std, first), by_theirs, rtol=0, atol=1e-4)
     with torch.no_grad():
         theirs.stages[0].embed[0].weight.copy_(first)
@@ -200,7 +200,7 @@ def test_an_unknown_file_is_refused_by_its_names(tmp_path: pathlib.Path) -> None
 def test_one_channel_gives_what_three_equal_ones_give(tmp_path: pathlib.Path, name: str) -> None:
     theirs, ours = built(name, in_channels=1)
     load_stream(ours, save(published(theirs, PUBLISHED[name]), tmp_path / "f.pth"), name=name)
-    grey = torch.randn(1, 1, 64, 64)
+    theirs, ours, grey = theirs.double(), ours.double(), torch.randn(1, 1, 64, 64).double()
     with torch.no_grad():
         expected = theirs.eval()(grey.expand(-1, 3, -1, -1))[3]
         torch.testing.assert_close(ours.eval()(grey)[3], expected, atol=1e-4, rtol=1e-4)
