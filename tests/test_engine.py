@@ -174,7 +174,7 @@ def test_a_compiled_backbone_gives_the_same_numbers(
     for backend in ("", "aot_eager"):
         cfg = config(tmp_path, *sizes, "MODEL.COMPILE", backend)
         torch.manual_seed(0)
-        model = Trainer.build_model(cfg).eval()
+        model = Trainer.build_model(cfg).eval().double()
         with torch.no_grad():
             outputs.append(model(inputs)[0]["sem_seg"])
     torch.testing.assert_close(*outputs)
