@@ -7,7 +7,7 @@ OUTPUT ?= output/demo
 # Threads wait for each other a moment, then sleep: fast alone, harmless where others compute too.
 export GOMP_SPINCOUNT ?= 30000
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all test-processors lint format clean
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,10 @@ test: lint
 
 test-all: lint
 	OMP_NUM_THREADS=2 $(PY) -m pytest
+
+# As on processors without AVX-512 or AMX, with two threads, and by every Python that is here.
+test-processors: lint
+	$(PY) tests/processors.py
 
 format: $(VENV)/ready
 	$(PY) -m ruff check --fix .

@@ -1,8 +1,9 @@
-"""What all tests share: single-threaded torch, a run of seconds, the reference numbers."""
+"""What all tests share: the number of threads, a run of seconds, the reference numbers."""
 
 import argparse
 import functools
 import logging
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -13,8 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _threads() -> None:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
