@@ -26,7 +26,7 @@ from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.modeling.fold import fold
 from smmcl.modeling.sliding_window import wrap_for_test
 from smmcl.modeling.weight_files import read_file
-from smmcl.visualizer import draw_pair, pictures
+from smmcl.visualization.panels import draw_pair, pictures
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -204,7 +204,7 @@ class Predictor:
     def draw(
         self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], **options: Any
     ) -> np.ndarray:
-        """The panel of a prepared pair with label maps; `visualizer.draw_pair` has the options."""
+        """The panel of a prepared pair with label maps; `panels.draw_pair` has the options."""
         visible, auxiliary = pictures(inputs, fmt=self.mapper.image_format)
         facts = {"kind": self.mapper.contract.kind, "metadata": self.metadata}
         return draw_pair(visible, auxiliary, maps=maps, **facts, **options)

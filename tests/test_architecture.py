@@ -47,7 +47,7 @@ LAYERS = {
     "smmcl.modeling.export": 4,
     "smmcl.engine": 4,
     "smmcl.predictor": 4,
-    "smmcl.visualizer": 4,
+    "smmcl.visualization": 4,
     "smmcl.cli": 4,
     "tools": 5,
 }

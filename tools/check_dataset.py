@@ -20,7 +20,7 @@ from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import read_description
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.files.atomic import atomic
-from smmcl.visualizer import brighten, colour_auxiliary, overlay, panel
+from smmcl.visualization.panels import brighten, colour_auxiliary, overlay, panel
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -22,7 +22,7 @@ from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, r
 from smmcl.evaluation.predictions import open_predictions
 from smmcl.files.atomic import atomic
 from smmcl.predictor import Predictor
-from smmcl.visualizer import colour_auxiliary
+from smmcl.visualization.panels import colour_auxiliary
 
 Method = Callable[[dict[str, Any]], np.ndarray]  # from a record to (H, W) class indices
 WIDTH = 2.2  # inches of a picture

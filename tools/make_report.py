@@ -12,9 +12,9 @@ from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
-from smmcl.evaluation import html
 from smmcl.files.atomic import write_text
 from smmcl.predictor import Predictor
+from smmcl.visualization import report as html
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
 Lines = list[list[tuple[float, float]]]  # of each run its points

@@ -18,7 +18,7 @@ from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.image_pair import label_facts, read_label
 from smmcl.engine import Trainer
 from smmcl.files.atomic import atomic
-from smmcl.visualizer import draw_pair, pictures
+from smmcl.visualization.panels import draw_pair, pictures
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -25,11 +25,11 @@ from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.image_pair import read_label
-from smmcl.evaluation.features import class_similarity, describe_pair, normalise
 from smmcl.files.atomic import atomic, write_text
 from smmcl.modeling.contrastive.sampling import shrink_labels
 from smmcl.predictor import Predictor
-from smmcl.visualizer import brighten, colour_auxiliary, fit, pictures
+from smmcl.visualization.features import class_similarity, describe_pair, normalise
+from smmcl.visualization.panels import brighten, colour_auxiliary, fit, pictures
 
 MARKERS = {"visible": "o", "auxiliary": "^"}
 METHODS = ("PCA", "t-SNE")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from smmcl.visualizer import (
+from smmcl.visualization.panels import (
     BACKGROUND,
     NO_MEASUREMENT,
     PADDING,

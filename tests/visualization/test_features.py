@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from smmcl.evaluation.features import (
+from smmcl.visualization.features import (
     class_similarity,
     describe_pair,
     describe_space,

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from smmcl.evaluation.html import bars, curves, element, matrix, page, picture, table
+from smmcl.visualization.report import bars, curves, element, matrix, page, picture, table
 
 VOID = {"meta", "link", "img"}
 

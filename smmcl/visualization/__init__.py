@@ -1,0 +1,1 @@
+"""Pictures: panels of pairs, contact sheets, figures, features, and the report on runs."""
