@@ -20,7 +20,7 @@ from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import read_description
 from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.files.atomic import atomic
-from smmcl.visualization.panels import brighten, colour_auxiliary, overlay, panel
+from smmcl.visualization.panels import brighten, color_auxiliary, overlay, panel
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -99,7 +99,7 @@ def draw_sheet(names: Sequence[str], *, num_pairs: int, width: int = 320) -> Ima
             images = {
                 "visible": visible,
                 "visible, brightened": bright,
-                contract.kind: colour_auxiliary(auxiliary, kind=contract.kind),
+                contract.kind: color_auxiliary(auxiliary, kind=contract.kind),
                 "label": overlay(bright, label, metadata=metadata),
             }
             size = (width, round(width * visible.shape[0] / visible.shape[1]))

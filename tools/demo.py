@@ -24,7 +24,7 @@ from smmcl.data.listing import find_images, match_pairs, unique_names
 from smmcl.data.video import VideoWriter, is_video, read_frame_pairs
 from smmcl.files.atomic import atomic
 from smmcl.predictor import Predictor
-from smmcl.visualization.panels import class_shares, colour, enlarge, fit, overlay, pictures
+from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
 
 UNPAINTED = 255  # label of pixels without a class
 
@@ -113,7 +113,7 @@ def demonstrate(
         inputs,
         maps=maps,
         heading=heading,
-        extras={"probability, 0 to 1": colour(fit(certainty, visible.shape[:2]))}
+        extras={"probability, 0 to 1": color(fit(certainty, visible.shape[:2]))}
         if args.probabilities
         else {},
         is_steady=is_video(args.visible),

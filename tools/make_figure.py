@@ -2,7 +2,7 @@
 """Draws pairs in rows, methods side by side: visible, auxiliary, truth, then each prediction.
 
 A method is NAME=PLACE: a checkpoint (.pth), a predictions.json, or a folder of label images in the
-dataset's own ids. Where a method is right its colours are pale, where it is wrong they are full.
+dataset's own ids. Where a method is right its colors are pale, where it is wrong they are full.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, r
 from smmcl.evaluation.predictions import open_predictions
 from smmcl.files.atomic import atomic
 from smmcl.predictor import Predictor
-from smmcl.visualization.panels import colour_auxiliary
+from smmcl.visualization.panels import color_auxiliary
 
 Method = Callable[[dict[str, Any]], np.ndarray]  # from a record to (H, W) class indices
 WIDTH = 2.2  # inches of a picture
@@ -62,7 +62,7 @@ def choose(records: Sequence[dict[str, Any]], names: Sequence[str] | None) -> li
 
 
 def paint(labels: np.ndarray, is_full: np.ndarray, metadata: Any) -> np.ndarray:
-    """Colours (H, W) labels, in full or pale; without a class they are white. (H, W, 3) uint8."""
+    """Colors (H, W) labels, in full or pale; without a class they are white. (H, W, 3) uint8."""
     palette = np.full((256, 3), 255.0)
     palette[: len(metadata.stuff_colors)] = metadata.stuff_colors
     share = np.where(is_full, 1.0, 0.35)[:, :, None]  # (H, W, 1)
@@ -80,7 +80,7 @@ def draw_row(
     classes = set(np.unique(truth).tolist())
     images = {
         "visible": visible,
-        contract.kind: colour_auxiliary(auxiliary, kind=contract.kind),
+        contract.kind: color_auxiliary(auxiliary, kind=contract.kind),
         "truth": paint(truth, truth >= 0, metadata),
     }
     for axis, (name, predict) in zip(axes[3:], methods.items(), strict=True):
@@ -114,9 +114,9 @@ def main() -> None:
         draw_row(axes, record, methods=methods, metadata=metadata)
         for axes, record in zip(grid, records, strict=True)
     ]
-    colours = np.asarray(metadata.stuff_colors) / 255
+    colors = np.asarray(metadata.stuff_colors) / 255
     seen = sorted(set.union(*classes) - {metadata.ignore_label})
-    patches = [Patch(fc=colours[i], ec="0.5", label=metadata.stuff_classes[i]) for i in seen]
+    patches = [Patch(fc=colors[i], ec="0.5", label=metadata.stuff_classes[i]) for i in seen]
     figure.legend(handles=patches, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
     with atomic(args.output) as path:
         figure.savefig(path, dpi=150)

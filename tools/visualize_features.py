@@ -28,8 +28,8 @@ from smmcl.data.image_pair import read_label
 from smmcl.files.atomic import atomic, write_text
 from smmcl.modeling.contrastive.sampling import shrink_labels
 from smmcl.predictor import Predictor
-from smmcl.visualization.features import class_similarity, describe_pair, normalise
-from smmcl.visualization.panels import brighten, colour_auxiliary, fit, pictures
+from smmcl.visualization.features import class_similarity, describe_pair, normalize
+from smmcl.visualization.panels import brighten, color_auxiliary, fit, pictures
 
 MARKERS = {"visible": "o", "auxiliary": "^"}
 METHODS = ("PCA", "t-SNE")
@@ -90,7 +90,7 @@ def look(predictor: Predictor, record: dict[str, Any], *, short_side: int | None
     padding = [(0, shape[names[0]].stride * n - m) for n, m in zip(size, truth.shape, strict=True)]
     truth = torch.from_numpy(np.pad(truth, padding, constant_values=ignore))  # as images are padded
     cells = {
-        title: tuple(normalise(part[0].flatten(1).T.double().cpu().numpy()) for part in pair)
+        title: tuple(normalize(part[0].flatten(1).T.double().cpu().numpy()) for part in pair)
         for title, pair in maps.items()
     }
     return Seen(cells, shrink_labels(truth[None], size=size).flatten().numpy(), inputs, modulation)
@@ -114,8 +114,8 @@ def draw_space(
     for axis, method in zip(planes, METHODS, strict=False):
         halves = np.split(project(np.concatenate(pair), method=method), 2)
         for marker, points in zip(MARKERS.values(), halves, strict=True):
-            colours = np.asarray(metadata.stuff_colors)[labels] / 255
-            axis.scatter(*points.T, s=12, c=colours, marker=marker, ec="0.3", lw=0.2)
+            colors = np.asarray(metadata.stuff_colors)[labels] / 255
+            axis.scatter(*points.T, s=12, c=colors, marker=marker, ec="0.3", lw=0.2)
         axis.set(xticks=[], yticks=[], aspect="auto")
     seen = np.unique(labels)
     similarity = class_similarity(*pair, labels, num_classes=seen[-1] + 1)[np.ix_(seen, seen)]
@@ -152,7 +152,7 @@ def draw_spaces(
             columns[f"{name}: {title}"] = cells, labels[chosen]
     rows = METHODS if importlib.util.find_spec("sklearn") else METHODS[:1]
     if rows != METHODS:
-        print("t-SNE is left out: scikit-learn is missing (pip install 'smmcl[visualisation]')")
+        print("t-SNE is left out: scikit-learn is missing (pip install 'smmcl[visualization]')")
     heights = [*(2.8 for _ in rows), 3.4, 1.2]
     figure = Figure(figsize=(3.4 * len(columns), sum(heights) + 0.6), layout="constrained")
     grid = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
@@ -164,8 +164,8 @@ def draw_spaces(
         axis.set_ylabel(title, fontsize=8)
     styles = {stream: {"c": "0.5", "marker": marker} for stream, marker in MARKERS.items()}
     for i in np.unique(np.concatenate([labels for _, labels in columns.values()])):
-        colour = np.asarray(metadata.stuff_colors[i]) / 255
-        styles[metadata.stuff_classes[i]] = {"c": colour, "marker": "s"}
+        color = np.asarray(metadata.stuff_colors[i]) / 255
+        styles[metadata.stuff_classes[i]] = {"c": color, "marker": "s"}
     keys = [Line2D([], [], lw=0, label=name, **style) for name, style in styles.items()]
     figure.legend(handles=keys, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
     return figure, numbers
@@ -184,7 +184,7 @@ def draw_modulation(seen: dict[str, list[Seen]], *, predictor: Predictor) -> Fig
         shown = brighten(visible)
         axes[0].imshow(shown)
         axes[0].set_title(f"{name}: {Path(one.inputs['file_name']).stem}", fontsize=8)
-        axes[1].imshow(colour_auxiliary(auxiliary, kind=kind))
+        axes[1].imshow(color_auxiliary(auxiliary, kind=kind))
         axes[1].set_title(kind, fontsize=8)
         for stage, (spatial, channel) in enumerate(one.modulation):
             axis, stride = axes[2 + stage], 4 * 2**stage

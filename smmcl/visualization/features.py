@@ -8,18 +8,18 @@ Shape shorthand in this module:
 import numpy as np
 
 
-def normalise(features: np.ndarray) -> np.ndarray:
+def normalize(features: np.ndarray) -> np.ndarray:
     """Brings each row of (M, D) to length 1, as the contrastive loss does; zeros stay."""
     return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
 
 
 def distances(features: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Euclidean distances of the rows of two matrices of normalised features, (M, M), in 0..2."""
+    """Euclidean distances of the rows of two matrices of normalized features, (M, M), in 0..2."""
     return np.sqrt((2 - 2 * features @ others.T).clip(0))
 
 
 def describe_space(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Measures one space of normalised features.
+    """Measures one space of normalized features.
 
     Args:
         features: (M, D).
@@ -34,7 +34,7 @@ def describe_space(features: np.ndarray, labels: np.ndarray) -> dict[str, float]
     classes, own = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"the labelled cells hold {len(classes)} class(es) but two or more are compared. Take "
+            f"the labeled cells hold {len(classes)} class(es) but two or more are compared. Take "
             "more pairs, or a finer feature (MODEL.SMMCL.IN_FEATURES)."
         )
     between = distances(features, features)  # (M, M)
@@ -63,7 +63,7 @@ def neighbour_accuracy(features: np.ndarray, keys: np.ndarray, labels: np.ndarra
     """Share of rows whose nearest key has their class; a row's own place is no key of it.
 
     Args:
-        features, keys: (M, D), normalised, of the same cells; of two modalities or of one.
+        features, keys: (M, D), normalized, of the same cells; of two modalities or of one.
         labels: (M,).
     """
     between = distances(features, keys)
@@ -74,7 +74,7 @@ def neighbour_accuracy(features: np.ndarray, keys: np.ndarray, labels: np.ndarra
 def describe_pair(
     visible: np.ndarray, auxiliary: np.ndarray, labels: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """`describe_space` of each modality's normalised (M, D), and what holds "across" them:
+    """`describe_space` of each modality's normalized (M, D), and what holds "across" them:
     "neighbour accuracy", and "alignment", the mean squared distance of the two at a cell.
     """
     return {

@@ -1,4 +1,4 @@
-"""Pictures of pairs: what the cameras saw, what the model says, and which colour means what.
+"""Pictures of pairs: what the cameras saw, what the model says, and which color means what.
 
 Shape shorthand in this module:
     H, W: height and width of a picture     A: channels of the auxiliary image
@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from smmcl.d2 import ColorMode, Visualizer
 
-# Perceptual colour maps: equal steps of the sensor look equal. Near is bright, and so is warm.
-COLOUR_MAPS = {"thermal": "inferno", "depth": "viridis_r"}
-OTHER_COLOUR_MAP = "cividis"
+# Perceptual color maps: equal steps of the sensor look equal. Near is bright, and so is warm.
+COLOR_MAPS = {"thermal": "inferno", "depth": "viridis_r"}
+OTHER_COLOR_MAP = "cividis"
 NO_MEASUREMENT = (38, 38, 42)
 BACKGROUND, INK, FAINT, PADDING = (252, 252, 250), (34, 38, 46), (110, 116, 128), (214, 216, 220)
 MARGIN, GAP = 28, 14
@@ -47,8 +47,8 @@ def brighten(visible: np.ndarray) -> np.ndarray:
     return (visible * gain[:, :, None]).clip(0, 255).astype(np.uint8)
 
 
-def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
-    """Colours (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the contract's `kind`.
+def color_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
+    """Colors (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the contract's `kind`.
 
     The contrast is stretched between the 1st and 99th percentile. Three channels that differ (HHA)
     are shown as they are. In depth, 0 is no measurement: grey.
@@ -61,13 +61,13 @@ def colour_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
         return np.full((*values.shape, 3), NO_MEASUREMENT, dtype=np.uint8)
     low, high = np.percentile(values[is_measured], (1, 99))
     stretched = ((values - low) / max(high - low, 1.0)).clip(0, 1)
-    colours = colour(stretched, name=COLOUR_MAPS.get(kind, OTHER_COLOUR_MAP))  # (H, W, 3)
-    colours[~is_measured] = NO_MEASUREMENT
-    return colours
+    colors = color(stretched, name=COLOR_MAPS.get(kind, OTHER_COLOR_MAP))  # (H, W, 3)
+    colors[~is_measured] = NO_MEASUREMENT
+    return colors
 
 
-def colour(values: np.ndarray, *, name: str = "viridis") -> np.ndarray:
-    """Colours (H, W) values of 0..1 by one of matplotlib's maps: (H, W, 3) uint8."""
+def color(values: np.ndarray, *, name: str = "viridis") -> np.ndarray:
+    """Colors (H, W) values of 0..1 by one of matplotlib's maps: (H, W, 3) uint8."""
     return np.rint(255 * matplotlib.colormaps[name](values)[:, :, :3]).astype(np.uint8)
 
 
@@ -113,7 +113,7 @@ def legend(
     text_size: int = 18,
     is_steady: bool = False,
 ) -> np.ndarray:
-    """Names the classes that occur with their colours and their shares of pixels.
+    """Names the classes that occur with their colors and their shares of pixels.
 
     Args:
         maps: (H, W) class indices by title; the first one orders the classes. Other values, such
@@ -125,11 +125,11 @@ def legend(
     shares = [class_shares(labels, metadata=metadata) for labels in maps.values()]
     entries = [
         (
-            tuple(colour),
+            tuple(color),
             name,
             " / ".join(f"{100 * share[name]:{4 * is_steady}.1f}%" for share in shares),
         )
-        for name, colour in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
+        for name, color in zip(metadata.stuff_classes, metadata.stuff_colors, strict=True)
         if is_steady or any(share[name] for share in shares)
     ]
     if not is_steady:
@@ -204,7 +204,7 @@ def draw_pair(
     images = {
         "visible": enlarge(visible[inside], width=size[1]),
         "visible, brightened": enlarge(brighten(visible[inside]), width=size[1]),
-        kind: enlarge(colour_auxiliary(auxiliary[inside], kind=kind), width=size[1]),
+        kind: enlarge(color_auxiliary(auxiliary[inside], kind=kind), width=size[1]),
     }
     for title, labels in maps.items():
         labels = enlarge(labels[inside], width=size[1])
@@ -241,10 +241,10 @@ def _draw_entries(
     canvas = Image.new("RGB", (width, row * (1 + math.ceil(len(entries) / columns))), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     draw.text((0, row / 2), note, FAINT, font, anchor="lm")
-    for index, (colour, name, shares) in enumerate(entries):
+    for index, (color, name, shares) in enumerate(entries):
         left, top = (index % columns) * cell, (1 + index // columns) * row
         swatch = (left, top + row // 8, left + 3 * row // 4, top + row - row // 8)
-        draw.rounded_rectangle(swatch, radius=row // 8, fill=colour, outline=FAINT)
+        draw.rounded_rectangle(swatch, radius=row // 8, fill=color, outline=FAINT)
         draw.text((left + row, top + row / 2), name, INK, font, anchor="lm")
         after = left + row + font.getlength(f"{name}  ")
         draw.text((after, top + row / 2), shares, FAINT, font, anchor="lm")

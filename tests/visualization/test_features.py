@@ -10,7 +10,7 @@ from smmcl.visualization.features import (
     describe_pair,
     describe_space,
     distances,
-    normalise,
+    normalize,
 )
 
 
@@ -20,7 +20,7 @@ def at(*degrees: float) -> np.ndarray:
 
 
 def test_distances_are_chords() -> None:
-    assert normalise(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+    assert normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
     np.testing.assert_allclose(distances(at(0), at(60, 90, 180)), [[1, math.sqrt(2), 2]])
 
 
@@ -58,8 +58,8 @@ def test_across_modalities_by_hand() -> None:
 
 
 def test_silhouette_is_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics", reason="pip install smmcl[visualisation]")
+    metrics = pytest.importorskip("sklearn.metrics", reason="pip install smmcl[visualization]")
     rng = np.random.default_rng(0)
-    features, labels = normalise(rng.normal(size=(60, 5))), rng.integers(0, 4, 60)
+    features, labels = normalize(rng.normal(size=(60, 5))), rng.integers(0, 4, 60)
     wanted = metrics.silhouette_score(features, labels)
     assert describe_space(features, labels)["silhouette"] == pytest.approx(wanted)

@@ -1,4 +1,4 @@
-"""Pictures of pairs: colours by hand, places of the parts, and what must not be painted."""
+"""Pictures of pairs: colors by hand, places of the parts, and what must not be painted."""
 
 import types
 
@@ -13,7 +13,7 @@ from smmcl.visualization.panels import (
     PADDING,
     brighten,
     class_shares,
-    colour_auxiliary,
+    color_auxiliary,
     draw_pair,
     enlarge,
     legend,
@@ -34,7 +34,7 @@ def metadata() -> types.SimpleNamespace:
     return facts
 
 
-def colour_map(name: str, value: float) -> list[int]:
+def color_map(name: str, value: float) -> list[int]:
     return [round(255 * part) for part in matplotlib.colormaps[name](value)[:3]]
 
 
@@ -61,36 +61,34 @@ def test_a_lamp_does_not_keep_the_rest_dark() -> None:
     assert brighten(dark)[5, 5, 0] > 80
 
 
-def test_thermal_colours_span_the_map() -> None:
+def test_thermal_colors_span_the_map() -> None:
     values = np.repeat([[10.0, 20.0]], 50, axis=0)  # (50, 2)
-    colours = colour_auxiliary(values, kind="thermal")
-    assert colours.dtype == np.uint8
-    assert colours[0, 0].tolist() == colour_map("inferno", 0.0)
-    assert colours[0, 1].tolist() == colour_map("inferno", 1.0)
-    assert (colour_auxiliary(values[:, :, None], kind="thermal") == colours).all()
+    colors = color_auxiliary(values, kind="thermal")
+    assert colors.dtype == np.uint8
+    assert colors[0, 0].tolist() == color_map("inferno", 0.0)
+    assert colors[0, 1].tolist() == color_map("inferno", 1.0)
+    assert (color_auxiliary(values[:, :, None], kind="thermal") == colors).all()
 
 
 def test_depth_is_bright_when_near_and_grey_where_unmeasured() -> None:
     values = np.repeat([[0, 40, 200]], 50, axis=0).astype(np.uint8)  # (50, 3)
-    colours = colour_auxiliary(values, kind="depth")
-    assert tuple(colours[0, 0]) == NO_MEASUREMENT
-    assert colours[0, 1].sum() > colours[0, 2].sum()
-    nothing = colour_auxiliary(np.zeros((2, 2, 1)), kind="depth")
+    colors = color_auxiliary(values, kind="depth")
+    assert tuple(colors[0, 0]) == NO_MEASUREMENT
+    assert colors[0, 1].sum() > colors[0, 2].sum()
+    nothing = color_auxiliary(np.zeros((2, 2, 1)), kind="depth")
     assert (nothing == NO_MEASUREMENT).all()
 
 
 def test_other_auxiliary_images() -> None:
     hha = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
-    assert (colour_auxiliary(hha, kind="hha") == hha).all()
+    assert (color_auxiliary(hha, kind="hha") == hha).all()
     grey = np.repeat(hha[:, :, :1], 3, axis=2)
-    one = colour_auxiliary(grey[:, :, 0], kind="sonar")
-    assert (colour_auxiliary(grey, kind="sonar") == one).all()
-    assert (
-        colour_auxiliary(np.full((3, 3), 7.0), kind="thermal") == colour_map("inferno", 0)
-    ).all()
+    one = color_auxiliary(grey[:, :, 0], kind="sonar")
+    assert (color_auxiliary(grey, kind="sonar") == one).all()
+    assert (color_auxiliary(np.full((3, 3), 7.0), kind="thermal") == color_map("inferno", 0)).all()
 
 
-def test_overlay_mixes_colours_and_spares_ignored_pixels(metadata) -> None:
+def test_overlay_mixes_colors_and_spares_ignored_pixels(metadata) -> None:
     visible = np.full((40, 60, 3), 100, np.uint8)
     labels = np.full((40, 60), 255, np.uint8)
     labels[:, :20] = 0
@@ -115,20 +113,20 @@ def test_shares_leave_ignored_pixels_out(metadata) -> None:
     assert set(nothing.values()) == {0.0}
 
 
-def has_colour(image: np.ndarray, colour: tuple) -> bool:
-    return bool((image == colour).all(axis=2).any())
+def has_color(image: np.ndarray, color: tuple) -> bool:
+    return bool((image == color).all(axis=2).any())
 
 
 def test_legend_names_what_occurs(metadata) -> None:
     labels = np.array([[1, 1, 1, 255]])
     picture = legend({"prediction": labels}, metadata=metadata, width=900)
     assert picture.shape[1] == 900
-    assert has_colour(picture, GREEN)
-    assert not has_colour(picture, RED)
+    assert has_color(picture, GREEN)
+    assert not has_color(picture, RED)
     maps = {"prediction": labels, "truth": np.array([[0, 1, 1, 1]])}
     with_truth = legend(maps, metadata=metadata, width=900)
-    assert has_colour(with_truth, RED)
-    assert not has_colour(with_truth, (0, 0, 200))
+    assert has_color(with_truth, RED)
+    assert not has_color(with_truth, (0, 0, 200))
     narrow = legend(maps, metadata=metadata, width=100)
     assert narrow.shape[0] > with_truth.shape[0]  # one column
     assert legend({"truth": np.full((2, 2), 255)}, metadata=metadata, width=100).shape[1] == 100
