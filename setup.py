@@ -23,6 +23,7 @@ setup(
         "smmcl.data.datasets": ["*.yaml"],
         "smmcl.d2": ["**/*.json"],
         "smmcl.configs": ["**/*.yaml"],
+        "smmcl.visualization": ["*.j2"],
     },
     install_requires=[
         "torch>=2.6",
@@ -31,12 +32,13 @@ setup(
         "iopath>=0.1.9",  # Detectron2 asks for < 0.1.10, the newest release works as well
         "pycocotools>=2.0.7",
         "Pillow>=10.1",
-        "matplotlib>=3.7",  # colour maps, the font of pictures
+        "matplotlib>=3.7",  # color maps, the font of pictures
         "yacs>=0.1.8",
         "termcolor>=1.1",
         "tabulate>=0.9",
         "tqdm>=4.60",
         "PyYAML>=6",
+        "Jinja2>=3",  # the report's template
     ],
     # OpenCV comes in two builds that overwrite each other, and one may be there already:
     # so it is an extra. `headless` is for machines without a display, `opencv` for the others.
@@ -44,7 +46,7 @@ setup(
         "headless": ["opencv-python-headless>=4.8"],
         "opencv": ["opencv-python>=4.8"],
         "detectron2": ["torchvision", "omegaconf>=2.1,<2.4", "hydra-core>=1.1", "tensorboard"],
-        "visualisation": ["scikit-learn>=1.4", "tensorboard"],
+        "visualization": ["scikit-learn>=1.4", "tensorboard"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
         "pretrained": ["safetensors>=0.4"],  # for weights in files of that kind

@@ -54,3 +54,4 @@ def test_what_is_built_stands_alone(tmp_path) -> None:
     assert int(configs) == len(shipped_configs())
     assert int(splits) > 10
     assert not slow
+    assert (tmp_path / "lib/smmcl/visualization/report.html.j2").is_file()

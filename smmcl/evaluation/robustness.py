@@ -4,7 +4,7 @@ import csv
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,13 @@ class Robustness:
     protocol: Mapping[str, str]
     clean: Mapping[str, float]
     spoilt: Mapping[Condition, Mapping[str, float]]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Robustness":
+        """Builds from the content of robustness.json."""
+        names = [field.name for field in fields(Condition)]
+        spoilt = {Condition(*(row[n] for n in names)): row["mIoU"] for row in content["conditions"]}
+        return cls(content["protocol"], content["clean"], spoilt)
 
     def curves(self, task: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
         """(severity, mIoU) by image and corruption, from severity 0 on, and the mean of all."""

@@ -195,7 +195,7 @@ def _state_inference(cfg: CfgNode) -> dict[str, str]:
     tiles = "{}x{}, each overlapping the next by a share of {:.2f} or more"
     return {
         "window": tiles.format(*window.SIZE, window.OVERLAP) if window.ENABLED else "whole image",
-        "scales": ", ".join(map(str, scales)),
+        "scales": ", ".join(f"{scale:g}" for scale in scales),
         "flip": "yes" if augmented.ENABLED and augmented.FLIP else "no",
         "sum": f"of {augmented.SUM}" if has_several else "none, one forward a pair",
         "precision": f"mixed, {cfg.SOLVER.AMP.DTYPE}" if cfg.TEST.AMP else "float32",

@@ -1,200 +1,262 @@
-"""One self-contained page about runs: tables, bars, curves and pictures, without any script.
+"""One self-contained page about runs: scores, what differs, charts, and the pairs that tell most.
 
-All functions return HTML. Text is escaped here, in one place: in `element`.
+The template beside this file escapes all text; only the charts come as markup.
 """
 
 import base64
-import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
-# Distinguishable for colour-blind readers (Okabe and Ito, 2008), on light and dark ground.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-STYLE = """
-:root { color-scheme: light dark; --ground: #fcfcfa; --ink: #22262e; --faint: #6e7480;
-  --line: #d9dbe0; --shade: 0, 114, 178; }
-@media (prefers-color-scheme: dark) { :root { --ground: #16181d; --ink: #e6e8ec;
-  --faint: #9aa0ac; --line: #353941; --shade: 86, 180, 233; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
-  max-width: 72rem; margin: 0 auto; padding: 1rem 1.2rem 4rem; }
-h1 { font-size: 1.6rem; margin: 1rem 0 0; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .4rem 0; }
-.faint, figcaption { color: var(--faint); } .warning { border-left: 4px solid #d55e00;
-  padding-left: .8rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child, .text * { text-align: left; }
-td { font-variant-numeric: tabular-nums; }
-.bars { display: grid; grid-template-columns: max-content 1fr; gap: .1rem .8rem;
-  align-items: center; } .bars > span { white-space: nowrap; }
-.bar { display: flex; align-items: center; gap: .4rem; font-size: .78rem; line-height: 1.1; }
-.bar i { height: .62rem; border-radius: .2rem; min-width: 1px; }
-.matrix td { text-align: center; min-width: 2.6rem; } .matrix th { font-weight: 400; }
-.key span { margin-right: 1.2rem; white-space: nowrap; } .key i { display: inline-block;
-  width: .8rem; height: .8rem; border-radius: .2rem; margin-right: .4rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
-svg { width: 100%; height: auto; } svg text { fill: var(--faint); font-size: 11px; }
-svg .grid { stroke: var(--line); } figure { margin: .8rem 0; }
-figure img { width: 100%; min-width: 46rem; }
-@media print { body { max-width: none; } h2, h3, .key { break-after: avoid; } figure, tr {
-  break-inside: avoid; } figure img { min-width: 0; }
-  .bar i, td, .key i { print-color-adjust: exact; } }
-"""
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.image_pair import read_label
+from smmcl.evaluation.robustness import Robustness
+from smmcl.predictor import Predictor
+from smmcl.visualization import charts
+from smmcl.visualization.panels import brighten, color_auxiliary, enlarge, overlay, pictures
+from smmcl.visualization.runs import (
+    Curve,
+    Run,
+    differences,
+    protocol_differences,
+    rank_pairs,
+    shared_datasets,
+    warnings,
+)
+
+TASK = "sem_seg"
+OTHER_MEANS = ("mIoU_all", "fwIoU", "mACC", "pACC")
+NUM_CONFUSIONS = 10
 
 
-class Safe(str):
-    """Text that is HTML already."""
+class Cell(NamedTuple):
+    """A score in percent, its difference to the first run, and whether it is the best."""
+
+    value: float | None
+    delta: float | None
+    is_best: bool
 
 
-def element(tag: str, *children: str, **attributes: object) -> Safe:
-    """An element; children that are not `Safe` are escaped. `class_` stands for `class`."""
-    settings = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
-        for name, value in attributes.items()
-    )
-    inside = "".join(c if isinstance(c, Safe) else html.escape(c, quote=False) for c in children)
-    return Safe(f"<{tag}{settings}>{inside}</{tag}>")
+class Column(NamedTuple):
+    """Where a score is found."""
+
+    dataset: str
+    task: str
+    metric: str
 
 
-def page(title: str, *sections: str) -> str:
-    """The whole document."""
-    head = (
-        Safe('<meta charset="utf-8">'),
-        Safe('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Safe('<link rel="icon" href="data:,">'),  # else a browser asks for one
-        element("title", title),
-        element("style", Safe(STYLE)),
-    )
-    body = element("body", element("h1", title), *sections)
-    return f"<!doctype html>\n{element('html', element('head', *head), body, lang='en')}\n"
-
-
-def table(
-    headers: Sequence[str], rows: Sequence[Sequence[float | str | None]], *, class_: str = ""
-) -> Safe:
-    """A table whose numbers have two digits; the largest of a column of several is bold.
-
-    Of the class "text" it is aligned to the left.
-    """
-    best = {}
-    for column in range(len(headers)):
-        numbers = [row[column] for row in rows if isinstance(row[column], float)]
-        best[column] = max(numbers) if len(numbers) > 1 else None
-    lines = [element("tr", *(element("th", header) for header in headers))]
-    for row in rows:
-        cells = []
-        for column, value in enumerate(row):
-            text = f"{value:.2f}" if isinstance(value, float) else str(value or "-")
-            is_best = isinstance(value, float) and value == best[column]
-            cells.append(element("td", element("b", text) if is_best else text))
-        lines.append(element("tr", *cells))
-    return element("div", element("table", *lines, class_=class_), class_="scroll")
-
-
-def key(names: Sequence[str]) -> Safe:
-    """Which colour is which run."""
-    entries = [
-        element("span", element("i", style=f"background:{_colour(place)}"), name)
-        for place, name in enumerate(names)
-    ]
-    return element("p", *entries, class_="key")
-
-
-def bars(values: Mapping[str, Sequence[float | None]]) -> Safe:
-    """A group of horizontal bars for each name, one bar a run, values 0..100."""
-    cells = []
-    for name, numbers in values.items():
-        group = [
-            element(
-                "div",
-                element("i", style=f"width:{0.85 * (n or 0):.2f}%;background:{_colour(place)}"),
-                "-" if n is None else f"{n:.1f}",
-                class_="bar",
-            )
-            for place, n in enumerate(numbers)
-        ]
-        cells += [element("span", name), element("div", *group)]
-    return element("div", *cells, class_="bars")
-
-
-def matrix(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Safe:
-    """A confusion matrix: rows are the truth, each in percent of its own pixels."""
-    lines = [element("tr", element("th", "truth"), *(element("th", name) for name in names))]
-    for name, row in zip(names, counts, strict=True):
-        shares = [100 * count / sum(row) if sum(row) else 0.0 for count in row]
-        cells = [
-            element(
-                "td",
-                f"{share:.0f}" if share >= 0.5 else "",
-                style=f"background:rgba(var(--shade), {share / 160:.3f})",
-                title=f"{name} taken for {other}: {share:.2f}%",
-            )
-            for other, share in zip(names, shares, strict=True)
-        ]
-        lines.append(element("tr", element("th", name), *cells))
-    return element("div", element("table", *lines, class_="matrix"), class_="scroll")
-
-
-def curves(
-    title: str,
-    runs: Sequence[Sequence[tuple[float, float]]],
-    *,
-    span: tuple[float, float] | None = None,
-) -> Safe:
-    """Values over iterations, one line a run; a run without any has none.
+def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
+    """Returns the page about runs, of which the first is the reference.
 
     Args:
-        title: above the chart.
-        runs: (iteration, value) of each.
-        span: of the values; by default from the least to the largest.
+        runs: evaluated on at least one common dataset.
+        num_pairs: pairs to draw from each end of the ranking; 0 draws none and needs no model.
     """
-    points = [point for run in runs for point in run]
-    left, right = _range([point[0] for point in points])
-    low, high = span or _range([point[1] for point in points])
-    width, height, pad = 360, 190, 52
+    template = jinja2.Environment(
+        loader=jinja2.PackageLoader("smmcl.visualization", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html.j2")
+    datasets = shared_datasets(runs)
+    return template.render(
+        names=[run.name for run in runs],
+        colors=[charts.color_of(place) for place in range(len(runs))],
+        groups=header(runs),
+        scores=score_rows(runs),
+        warnings=warnings(runs),
+        differences=differences(runs),
+        protocols={name: protocol_differences(runs, name) for name in datasets},
+        stated={name: shared_protocol(runs, name) for name in datasets},
+        charts=list(draw_charts(runs)),
+        confusions={name: confusions(runs, name) for name in datasets},
+        robustness={name: robustness_rows(runs, name) for name in datasets},
+        pairs={name: draw_pairs(runs, name, count=num_pairs) for name in datasets if num_pairs},
+        legends={name: legend(name) for name in datasets if num_pairs},
+        costs={
+            run.name: path.read_text() for run in runs if (path := run.folder / "cost.md").is_file()
+        },
+    )
 
-    def place(point: tuple[float, float]) -> str:
-        x = pad + (width - pad - 6) * (point[0] - left) / (right - left)
-        y = height - 20 - (height - 34) * (point[1] - low) / (high - low)
-        return f"{x:.1f},{y:.1f}"
 
-    parts = [element("text", title, x=pad, y=10)]
-    for value in (low, (low + high) / 2, high):
-        start, end = place((left, value)), place((right, value))
-        parts.append(element("path", d=f"M{start}L{end}", class_="grid", fill="none"))
-        y = float(start.split(",")[1]) + 4
-        parts.append(element("text", f"{value:.2g}", x=pad - 4, y=y, text_anchor="end"))
-    for value, anchor in ((left, "start"), (right, "end")):
-        x = place((value, low)).split(",")[0]
-        parts.append(element("text", f"{value:.0f}", x=x, y=height - 5, text_anchor=anchor))
-    for index, run in enumerate(runs):
-        line = " ".join(place(point) for point in run)
-        parts.append(
-            element("polyline", points=line, fill="none", stroke=_colour(index), stroke_width=1.6)
+def columns(runs: Sequence[Run]) -> Iterator[Column]:
+    """Yields the columns of the scores: mIoU of all and of each tag, then the other means."""
+    for name in shared_datasets(runs):
+        results = [run.evaluations[name]["results"] for run in runs]
+        tasks = dict.fromkeys(task for result in results for task in result)
+        yield from (Column(name, task, "mIoU") for task in tasks)
+        for metric in OTHER_MEANS:
+            if any(metric in result.get(TASK, {}) for result in results):
+                yield Column(name, TASK, metric)
+
+
+def header(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Returns what stands above the scores: labels of columns by group."""
+    groups: dict[str, list[str]] = {}
+    for name, task, metric in columns(runs):
+        of_all = "all" if task == TASK else task.removeprefix(f"{TASK}_")
+        is_main = metric == "mIoU"
+        group = groups.setdefault(f"{name}: {'mIoU' if is_main else 'all pairs'}", [])
+        group.append(of_all if is_main else metric)
+    return groups
+
+
+def score_rows(runs: Sequence[Run]) -> list[list[Cell]]:
+    """Returns a row for each run; the best of a column is marked where all protocols agree."""
+    table = []
+    for column in columns(runs):
+        results = [run.evaluations[column.dataset]["results"] for run in runs]
+        values = [result.get(column.task, {}).get(column.metric) for result in results]
+        known = [value for value in values if value is not None]
+        agree = len(known) > 1 and not protocol_differences(runs, column.dataset)
+        best, first = max(known, default=None) if agree else None, values[0]
+        table.append([
+            Cell(
+                value,
+                value - first if place and None not in (value, first) else None,
+                value is not None and value == best,
+            )
+            for place, value in enumerate(values)
+        ])  # fmt: skip
+    return [list(row) for row in zip(*table, strict=True)]
+
+
+def shared_protocol(runs: Sequence[Run], dataset: str) -> dict[str, str]:
+    """Returns the lines of the protocol that all runs state alike."""
+    first, *others = (run.evaluations[dataset]["protocol"] for run in runs)
+    return {k: text for k, text in first.items() if all(other.get(k) == text for other in others)}
+
+
+def draw_charts(runs: Sequence[Run]) -> Iterator[Markup]:
+    """Yields the loss, the scores in training and under corruption, and the IoU by class."""
+    has_parts = any("loss_sem_seg" in run.curves for run in runs)
+    # The total is no common measure: a baseline's has fewer terms.
+    name, title = ("loss_sem_seg", "Segmentation loss") if has_parts else ("total_loss", "Loss")
+    curves = [run.curves.get(name, []) for run in runs]
+    if any(curves):
+        yield charts.lines(curves, title=title, x="Iteration", y="Loss")
+    curves = [run.curves.get(f"{TASK}/mIoU", []) for run in runs]
+    if any(len(points) > 1 for points in curves):
+        yield charts.lines(curves, title="Validation score", x="Iteration", y="mIoU (%)")
+    for name in shared_datasets(runs):
+        curves = [measured.get(("all", "mean"), []) for measured in robustness(runs, name)]
+        if any(curves):
+            words = {"title": f"Mean of all corruptions on {name}", "x": "Severity"}
+            yield charts.lines(curves, y="mIoU (%)", **words)
+    for name in shared_datasets(runs):
+        results = [run.evaluations[name]["results"][TASK] for run in runs]
+        classes = runs[0].evaluations[name]["classes"]
+        values = {one: [result.get(f"IoU-{one}") for result in results] for one in classes}
+        yield charts.bars(values, title=f"IoU by class on {name}", x="IoU (%)")
+
+
+def confusions(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
+    """Returns which class is taken for which, in percent of its pixels, by run; the worst first."""
+    names, shares = runs[0].evaluations[dataset]["classes"], []
+    for run in runs:
+        counts = np.array(run.evaluations[dataset]["confusion"][TASK], dtype=float)  # (K, K)
+        np.fill_diagonal(share := 100 * counts / counts.sum(axis=1, keepdims=True).clip(1), 0)
+        shares.append(share)
+    worst = np.max(shares, axis=0)  # (K, K)
+    order = [divmod(int(place), len(names)) for place in (-worst).argsort(axis=None, kind="stable")]
+    return {
+        f"{names[truth]} taken for {names[other]}": [
+            f"{share[truth, other]:.1f}" for share in shares
+        ]
+        for truth, other in order[:NUM_CONFUSIONS]
+        if worst[truth, other] >= 0.05
+    }
+
+
+def robustness(runs: Sequence[Run], dataset: str) -> list[dict[tuple[str, str], Curve]]:
+    """Returns each run's (severity, mIoU) by image and corruption; nothing where not measured."""
+    measured = [run.robustness.get(dataset) for run in runs]
+    return [Robustness.from_json(content).curves(TASK) if content else {} for content in measured]
+
+
+def robustness_rows(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
+    """Returns the mIoU over growing severity by corruption and run."""
+    curves = robustness(runs, dataset)
+    return {
+        f"{image}: {corruption.replace('_', ' ')}": [
+            ", ".join(f"{value:.1f}" for _, value in one.get((image, corruption), [])) or "-"
+            for one in curves
+        ]
+        for image, corruption in dict.fromkeys(key for one in curves for key in one)
+    }
+
+
+def legend(dataset: str) -> dict[str, str]:
+    """Returns the CSS color of each class."""
+    ensure_registered([dataset])
+    metadata = MetadataCatalog.get(dataset)
+    colors = [f"#{bytes(color).hex()}" for color in metadata.stuff_colors]
+    return dict(zip(metadata.stuff_classes, colors, strict=True))
+
+
+def draw_pairs(runs: Sequence[Run], dataset: str, *, count: int) -> dict[str, list[dict]]:
+    """Draws the pairs at both ends of the ranking, with the labels of every run.
+
+    Returns:
+        by heading, pairs with "name", "scores" by run, and "pictures": (title, data URL) each.
+    """
+    ensure_registered([dataset])
+    ranked, first, last = rank_pairs(runs, dataset), runs[0].name, runs[-1].name
+    gained, lost = f"on which {last} gains most over", f"on which {last} loses most to"
+    headings = [f"Pairs {words} {first}" for words in (gained, lost)]
+    if len(runs) == 1:
+        headings = ["Best pairs", "Worst pairs"]
+    best = list(ranked)[::-1][:count]
+    worst = [name for name in list(ranked)[:count] if name not in best]
+    predictors = [
+        Predictor.from_checkpoint(
+            run.checkpoint(dataset),
+            config_file=run.folder / "config.yaml" if run.config else None,
+            overrides=["DATASETS.TEST", (dataset,)],
         )
-    return element("svg", *parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=title)
+        for run in runs
+    ]
+    records = {str(record["image_id"]): record for record in DatasetCatalog.get(dataset)}
+    titles = ["truth", *(run.name for run in runs)]
+    chosen: dict[str, list[dict]] = {}
+    for heading, pairs in zip(headings, (best, worst), strict=True):
+        for pair in pairs:
+            drawn = _draw_pair(records[pair], predictors, titles=titles)
+            facts = {"name": pair, "scores": ranked[pair], "pictures": drawn}
+            chosen.setdefault(heading, []).append(facts)
+    return chosen
 
 
-def picture(image: np.ndarray, caption: str) -> Safe:
-    """An (H, W, 3) uint8 image inside the page."""
+def _draw_pair(
+    record: Mapping[str, Any], predictors: Sequence[Predictor], *, titles: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Draws both images, the truth, and each model's labels: (title, data URL) each."""
+    some = predictors[0]
+    visible, auxiliary = pictures(some.mapper(record), fmt=some.mapper.image_format)
+    kind, ground = some.mapper.contract.kind, enlarge(brighten(visible))
+    maps = [read_label(record["sem_seg_file_name"], **some.mapper.labels)]
+    maps += [one.predict([one.mapper(record)])[0].labels for one in predictors]  # (H, W) each
+    images = [
+        ("visible, brightened", ground),
+        (kind, enlarge(color_auxiliary(auxiliary, kind=kind))),
+        *zip(
+            titles,
+            (overlay(ground, enlarge(labels), metadata=some.metadata) for labels in maps),
+            strict=True,
+        ),
+    ]
+    return [(title, _data_url(image)) for title, image in images]
+
+
+def _data_url(image: np.ndarray) -> str:
+    """Returns an (H, W, 3) uint8 image as a WebP inside a URL."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="WEBP", quality=88)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    image_element = Safe(
-        f'<img loading="lazy" alt="{html.escape(caption)}" src="data:image/webp;base64,{data}">'
-    )
-    whole = element("div", image_element, class_="scroll")
-    return element("figure", whole, element("figcaption", caption))
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
-
-
-def _colour(place: int) -> str:
-    return COLOURS[place % len(COLOURS)]
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -143,7 +143,7 @@ def test_protocol_of_windows_scales_and_mirror_images():
     overrides = [f"TEST.{key}" if isinstance(key, str) else key for key in keys]
     stated = _state_inference(build_config(overrides=[*overrides, "MODEL.WEIGHTS", "w.pth"]))
     assert stated["window"] == "48x64, each overlapping the next by a share of 0.25 or more"
-    assert stated["scales"] == "0.5, 1.0"
+    assert stated["scales"] == "0.5, 1"  # as the scale of a plain evaluation is written
     assert stated["flip"] == "yes"
     assert stated["sum"] == "of softmax"
     assert stated["checkpoint"] == "w.pth"
