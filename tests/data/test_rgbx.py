@@ -11,7 +11,7 @@ from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets import build
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
-from smmcl.data.datasets.description import read_description
+from smmcl.data.datasets.description import palette, read_description
 from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.mapper import MultiModalDatasetMapper
 
@@ -117,7 +117,7 @@ def test_tags_and_the_splits_made_by_them(mfnet, tmp_path):
     assert [record["image_id"] for record in night] == ["00002N", "00003N"]
 
 
-@pytest.mark.parametrize("line", ["7", "7.jpg", "RGB/7.jpg\tLabel/7.png", "Label/7.png"])
+@pytest.mark.parametrize("line", ["7", "7.jpg", "7.webp", "RGB/7.jpg\tLabel/7.png", "Label/7.png"])
 def test_lines_of_lists(tmp_path, line):
     description = read_description(FOLDER / "nyudv2.yaml")
     write_pair(tmp_path / "nyudv2", description.layouts[0], "7")
@@ -244,6 +244,21 @@ def test_a_single_entry_needs_no_list(own):
     description = read_description(own)
     assert description.splits["train"].lists == ["train.txt"]
     assert len(find_split(description, "train", base=own.parent).records) == 2
+
+
+def test_a_chosen_background_is_gray_and_all_other_classes_are_not():
+    colors = palette(["Background", *(f"class {i}" for i in range(40)), "other"])
+    is_gray = [len(set(color)) == 1 for color in colors]
+    assert is_gray == [True] + 41 * [False]
+    assert len(set(map(tuple, colors))) == 42
+
+
+def test_a_registered_set_without_colors_gets_them(registered_pairs):
+    name = registered_pairs()
+    metadata = MetadataCatalog.get(name)
+    del metadata.stuff_colors
+    ensure_registered([name])
+    assert metadata.stuff_colors == palette(["floor", "wall", "lamp"])
 
 
 def test_missing_dataset_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
 from smmcl.data.contract import ModelInputs
-from smmcl.data.datasets.description import Description, read_description
+from smmcl.data.datasets.description import Description, palette, read_description
 from smmcl.data.datasets.rgbx import find_split
 from smmcl.data.datasets.synthetic import register_synthetic
 
@@ -29,26 +29,32 @@ def ensure_registered(names: Sequence[str]) -> None:
             or what the user's code has put into the catalog.
     """
     for name in names:
-        if name in DatasetCatalog.list():
-            continue
-        if name.startswith("synthetic_"):
-            register_synthetic(name)
-        elif match := FILE_NAME.fullmatch(name):
-            description = read_description(match["path"])
-            split = match["split"] or _only_split(description, match["path"])
-            register_split(name, description, split, base=Path(match["path"]).parent)
-        elif name in builtin_splits():
-            path, split = builtin_splits()[name]
-            base = os.environ.get("DETECTRON2_DATASETS", "datasets")
-            register_split(name, read_description(path), split, base=base)
-        else:
-            known = sorted({*filter(_is_of_pairs, DatasetCatalog.list()), *builtin_splits()})
-            raise ValueError(
-                f"dataset {name!r} is not known to this run's engine ({ENGINE}). Known are: "
-                f"{', '.join(known)}; or the path of a dataset file (datasets/README.md). A set "
-                "that was registered in the other engine's catalog is not seen here: register it "
-                "through smmcl.d2.DatasetCatalog."
-            )
+        if name not in DatasetCatalog.list():
+            _register(name)
+        metadata = MetadataCatalog.get(name)
+        if hasattr(metadata, "stuff_classes") and not hasattr(metadata, "stuff_colors"):
+            metadata.stuff_colors = palette(metadata.stuff_classes)
+
+
+def _register(name: str) -> None:
+    if name.startswith("synthetic_"):
+        register_synthetic(name)
+    elif match := FILE_NAME.fullmatch(name):
+        description = read_description(match["path"])
+        split = match["split"] or _only_split(description, match["path"])
+        register_split(name, description, split, base=Path(match["path"]).parent)
+    elif name in builtin_splits():
+        path, split = builtin_splits()[name]
+        base = os.environ.get("DETECTRON2_DATASETS", "datasets")
+        register_split(name, read_description(path), split, base=base)
+    else:
+        known = sorted({*filter(_is_of_pairs, DatasetCatalog.list()), *builtin_splits()})
+        raise ValueError(
+            f"dataset {name!r} is not known to this run's engine ({ENGINE}). Known are: "
+            f"{', '.join(known)}; or the path of a dataset file (datasets/README.md). A set "
+            "that was registered in the other engine's catalog is not seen here: register it "
+            "through smmcl.d2.DatasetCatalog."
+        )
 
 
 def register_split(name: str, description: Description, split: str, *, base: str | Path) -> None:
@@ -114,7 +120,7 @@ def describe_inputs(cfg: CfgNode, name: str) -> dict[str, Any]:
         "name": name,
         "format": cfg.INPUT.FORMAT,
         "uses_auxiliary": bool(cfg.MODEL.PAIR.AUXILIARY.NAME),
-        "stuff_colors": metadata.get("stuff_colors", []),
+        "stuff_colors": metadata.stuff_colors,
         **{fact: getattr(metadata, fact) for fact in SHARED_FACTS},
     }
 
@@ -137,7 +143,9 @@ def register_facts(facts: Mapping[str, Any]) -> str:
     name = f"{facts['name']} (as its checkpoint says, {digest})"
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, list)
-        MetadataCatalog.get(name).set(**{key: facts[key] for key in facts if key != "name"})
+        known = {key: facts[key] for key in facts if key != "name"}
+        colors = facts.get("stuff_colors") or palette(facts["stuff_classes"])
+        MetadataCatalog.get(name).set(**known | {"stuff_colors": colors})
     return name
 
 

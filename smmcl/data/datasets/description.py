@@ -14,6 +14,8 @@ from smmcl.data.datasets.keys import check_keys, class_names
 from smmcl.files.yaml import read_layers
 
 PARTS = ("visible", "auxiliary", "label")
+BACKGROUNDS = ("background", "unlabeled", "unlabelled", "void", "other", "none")
+GRAY = (0.0, 0.0, 0.4)  # hue, saturation, value
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_description(path: str | Path) -> Description:
     except TypeError as error:
         raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
     facts["root"] = _listed(facts.get("root", "."))
-    description = Description(**{"colors": palette(len(facts["classes"])), **facts})
+    description = Description(**{"colors": palette(facts["classes"]), **facts})
     _check(description, path)
     return description
 
@@ -82,11 +84,16 @@ def _split(facts: Mapping[str, Any]) -> Split:
     return Split(**{**facts, "lists": _listed(facts.get("lists", []))})
 
 
-def palette(num_classes: int) -> list[list[int]]:
-    """Chooses colours that differ well: from one class to the next the hue turns by 0.618."""
+def palette(classes: Sequence[str]) -> list[list[int]]:
+    """Chooses colors that differ well, and gray for a background.
+
+    From one class to the next the hue turns by 0.618.
+    """
+    background = next((name for name in classes if str(name).lower() in BACKGROUNDS), None)
+    colors = [(0.618 * i % 1, 0.85, 1 - 0.2 * (i % 3)) for i in range(len(classes))]
     return [
-        [round(255 * part) for part in colorsys.hsv_to_rgb(0.618 * i % 1, 0.85, 1 - 0.2 * (i % 3))]
-        for i in range(num_classes)
+        [round(255 * part) for part in colorsys.hsv_to_rgb(*(GRAY if name == background else hsv))]
+        for name, hsv in zip(classes, colors, strict=True)
     ]
 
 
@@ -102,7 +109,7 @@ def _check(description: Description, path: str | Path) -> None:
     if len(description.colors) != len(description.classes):
         raise ValueError(
             f"{path} has {len(description.classes)} classes but {len(description.colors)} colors. "
-            "Give one colour a class, or none to have them chosen."
+            "Give one color a class, or none to have them chosen."
         )
     if len(set(description.classes)) != len(description.classes):
         raise ValueError(f"{path} names a class twice. Give every class its own name.")

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smmcl.data.files import check_regular, relative_path
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+from smmcl.data.listing import SUFFIXES
 
 
 class Entry(NamedTuple):
@@ -71,7 +70,7 @@ def _first_name(line: str) -> str:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith(SUFFIXES)
 
 
 def _id_of(entry: str, split: str, *, layout: Mapping[str, str]) -> str:
