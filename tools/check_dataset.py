@@ -4,23 +4,19 @@
 import argparse
 import functools
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
+from smmcl.d2 import setup_logger
 from smmcl.data.check import SplitReport, check_between, check_split
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import read_description
-from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.files.atomic import atomic
-from smmcl.visualization.panels import brighten, color_auxiliary, overlay, panel
+from smmcl.visualization.sheet import contact_sheet
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,35 +78,6 @@ def describe(report: SplitReport) -> str:
     return "\n".join(lines)
 
 
-def draw_sheet(names: Sequence[str], *, num_pairs: int, width: int = 320) -> Image.Image:
-    """Draws sound pairs from all over each split: visible, brightened, auxiliary, label."""
-    rows = []
-    for name in names:
-        records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
-        contract = auxiliary_contract(metadata)
-        for record in records[:: max(1, len(records) // num_pairs)][:num_pairs]:
-            paths = record["file_name"], record["auxiliary_file_name"]
-            try:
-                visible, auxiliary = read_pair(*paths, fmt="RGB", contract=contract)
-                label = read_label(record["sem_seg_file_name"], **label_facts(metadata))
-            except (ValueError, FileNotFoundError):
-                continue  # it stands among the problems
-            bright = brighten(visible)
-            images = {
-                "visible": visible,
-                "visible, brightened": bright,
-                contract.kind: color_auxiliary(auxiliary, kind=contract.kind),
-                "label": overlay(bright, label, metadata=metadata),
-            }
-            size = (width, round(width * visible.shape[0] / visible.shape[1]))
-            images = {
-                title: cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                for title, image in images.items()
-            }
-            rows.append(panel(images, heading=f"{name}  {record['image_id']}"))
-    return Image.fromarray(np.concatenate(rows))
-
-
 def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
@@ -127,8 +94,9 @@ def main() -> None:
     for problem in shared:
         print(f"PROBLEM: {problem}")
     if args.sheet:
+        sheet = contact_sheet(names, num_pairs=args.sheet_pairs)
         with atomic(args.sheet) as path:
-            draw_sheet(names, num_pairs=args.sheet_pairs).save(path)
+            Image.fromarray(sheet).save(path)
         print(f"contact sheet: {args.sheet}")
     num_problems = len(shared) + sum(len(report.problems) for report in reports)
     print(f"{args.name}: {num_problems} problems in {sum(r.num_pairs for r in reports)} pairs")

@@ -26,8 +26,8 @@ def describe_space(features: np.ndarray, labels: np.ndarray) -> dict[str, float]
         labels: (M,) classes, of which at least two occur.
 
     Returns:
-        "silhouette" in -1..1, of cells alone in their class 0; "neighbour accuracy", the share of
-        cells whose nearest neighbour has their class; mean distances "within" and "between"
+        "silhouette" in -1..1, of cells alone in their class 0; "neighbor accuracy", the share of
+        cells whose nearest neighbor has their class; mean distances "within" and "between"
         classes; "uniformity", the logarithm of the mean of exp(-2 d^2) over pairs (Wang and
         Isola, ICML 2020), lower for features spread more evenly over the sphere.
     """
@@ -52,14 +52,14 @@ def describe_space(features: np.ndarray, labels: np.ndarray) -> dict[str, float]
     has_same = is_same & is_pair
     return {
         "silhouette": float(np.where(counts[own] > 1, silhouettes, 0).mean()),
-        "neighbour accuracy": neighbour_accuracy(features, features, labels),
+        "neighbor accuracy": neighbor_accuracy(features, features, labels),
         "within": float(between[has_same].mean()) if has_same.any() else float("nan"),
         "between": float(between[~is_same].mean()),
         "uniformity": float(np.log(np.exp(-2 * between[is_pair] ** 2).mean())),
     }
 
 
-def neighbour_accuracy(features: np.ndarray, keys: np.ndarray, labels: np.ndarray) -> float:
+def neighbor_accuracy(features: np.ndarray, keys: np.ndarray, labels: np.ndarray) -> float:
     """Share of rows whose nearest key has their class; a row's own place is no key of it.
 
     Args:
@@ -75,13 +75,13 @@ def describe_pair(
     visible: np.ndarray, auxiliary: np.ndarray, labels: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """`describe_space` of each modality's normalized (M, D), and what holds "across" them:
-    "neighbour accuracy", and "alignment", the mean squared distance of the two at a cell.
+    "neighbor accuracy", and "alignment", the mean squared distance of the two at a cell.
     """
     return {
         "visible": describe_space(visible, labels),
         "auxiliary": describe_space(auxiliary, labels),
         "across": {
-            "neighbour accuracy": neighbour_accuracy(visible, auxiliary, labels),
+            "neighbor accuracy": neighbor_accuracy(visible, auxiliary, labels),
             "alignment": float(((visible - auxiliary) ** 2).sum(axis=1).mean()),
         },
     }

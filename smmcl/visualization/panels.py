@@ -19,7 +19,8 @@ from smmcl.d2 import ColorMode, Visualizer
 COLOR_MAPS = {"thermal": "inferno", "depth": "viridis_r"}
 OTHER_COLOR_MAP = "cividis"
 NO_MEASUREMENT = (38, 38, 42)
-BACKGROUND, INK, FAINT, PADDING = (252, 252, 250), (34, 38, 46), (110, 116, 128), (214, 216, 220)
+BACKGROUND, PADDING = (252, 252, 250), (214, 216, 220)
+INK, FAINT, LINE = (34, 38, 46), (110, 116, 128), (190, 194, 200)
 MARGIN, GAP = 28, 14
 MIN_WIDTH = 320  # pixels: narrower pictures are enlarged by a whole number
 BORDER = 4  # pixels: outlines that follow the edge of a picture are drawn outside of it
@@ -159,10 +160,10 @@ def panel(
     size = (row_width(len(images), width) + 2 * MARGIN, bottom + below + MARGIN)
     canvas = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, MARGIN), heading, INK, _font(text_size, bold=True), anchor="lt")
+    draw.text((MARGIN, MARGIN), heading, INK, font(text_size, bold=True), anchor="lt")
     for place, (title, image) in enumerate(images.items()):
         left = MARGIN + place * (width + GAP)
-        draw.text((left, top), title, FAINT, _font(text_size), anchor="lt")
+        draw.text((left, top), title, FAINT, font(text_size), anchor="lt")
         canvas.paste(Image.fromarray(image), (left, bottom - height))
     if legend is not None:
         canvas.paste(Image.fromarray(legend), (MARGIN, bottom + GAP))
@@ -233,25 +234,27 @@ def _pad(image: np.ndarray, *, size: tuple[int, int], box: tuple[int, int, int, 
 def _draw_entries(
     entries: Sequence[tuple[tuple, str, str]], *, note: str, width: int, text_size: int
 ) -> np.ndarray:
-    """A note, and below it swatches, names and shares in as many columns as fit."""
-    font, row = _font(text_size), round(1.7 * text_size)
-    lengths = [font.getlength(f"{name}  {shares}") for _, name, shares in entries]
-    cell = round(max(lengths, default=width)) + 2 * row
-    columns = max(1, width // cell)
-    canvas = Image.new("RGB", (width, row * (1 + math.ceil(len(entries) / columns))), BACKGROUND)
+    """A framed note, and below it swatches, names and shares in as many columns as fit."""
+    sans, row = font(text_size), round(1.7 * text_size)
+    lengths = [sans.getlength(f"{name}  {shares}") for _, name, shares in entries]
+    cell, edge = round(max(lengths, default=width)) + 2 * row, row // 2
+    columns = max(1, (width - 2 * edge) // cell)
+    height = row * (1 + math.ceil(len(entries) / columns)) + 2 * edge
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((0, row / 2), note, FAINT, font, anchor="lm")
+    draw.rectangle((0, 0, width - 1, height - 1), outline=LINE)
+    draw.text((edge, edge + row / 2), note, FAINT, sans, anchor="lm")
     for index, (color, name, shares) in enumerate(entries):
-        left, top = (index % columns) * cell, (1 + index // columns) * row
+        left, top = edge + (index % columns) * cell, edge + (1 + index // columns) * row
         swatch = (left, top + row // 8, left + 3 * row // 4, top + row - row // 8)
         draw.rounded_rectangle(swatch, radius=row // 8, fill=color, outline=FAINT)
-        draw.text((left + row, top + row / 2), name, INK, font, anchor="lm")
-        after = left + row + font.getlength(f"{name}  ")
-        draw.text((after, top + row / 2), shares, FAINT, font, anchor="lm")
+        draw.text((left + row, top + row / 2), name, INK, sans, anchor="lm")
+        after = left + row + sans.getlength(f"{name}  ")
+        draw.text((after, top + row / 2), shares, FAINT, sans, anchor="lm")
     return np.asarray(canvas)
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The sans-serif that matplotlib ships, so that pictures look alike on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)

@@ -24,6 +24,7 @@ from smmcl.visualization.runs import (
     Curve,
     Run,
     differences,
+    protocol,
     protocol_differences,
     rank_pairs,
     shared_datasets,
@@ -43,14 +44,6 @@ class Cell(NamedTuple):
     is_best: bool
 
 
-class Column(NamedTuple):
-    """Where a score is found."""
-
-    dataset: str
-    task: str
-    metric: str
-
-
 def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
     """Returns the page about runs, of which the first is the reference.
 
@@ -65,16 +58,15 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html.j2")
-    datasets = shared_datasets(runs)
+    datasets, (groups, scores) = shared_datasets(runs), score_table(runs)
     return template.render(
         names=[run.name for run in runs],
         colors=[charts.color_of(place) for place in range(len(runs))],
-        groups=header(runs),
-        scores=score_rows(runs),
+        groups=groups,
+        scores=scores,
         warnings=warnings(runs),
         differences=differences(runs),
-        protocols={name: protocol_differences(runs, name) for name in datasets},
-        stated={name: shared_protocol(runs, name) for name in datasets},
+        protocols={name: protocol(runs, name) for name in datasets},
         charts=list(draw_charts(runs)),
         confusions={name: confusions(runs, name) for name in datasets},
         robustness={name: robustness_rows(runs, name) for name in datasets},
@@ -86,52 +78,38 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
     )
 
 
-def columns(runs: Sequence[Run]) -> Iterator[Column]:
-    """Yields the columns of the scores: mIoU of all and of each tag, then the other means."""
+def score_table(runs: Sequence[Run]) -> tuple[dict[str, list[str]], list[list[Cell]]]:
+    """Returns the titles of the columns by group, and a row of scores for each run.
+
+    Columns are the mIoU of all pairs and of each tag, then the other means. The best of a column
+    is marked where all protocols agree.
+    """
+    groups: dict[str, list[str]] = {}
+    columns = []
     for name in shared_datasets(runs):
         results = [run.evaluations[name]["results"] for run in runs]
-        tasks = dict.fromkeys(task for result in results for task in result)
-        yield from (Column(name, task, "mIoU") for task in tasks)
+        agree = not protocol_differences(runs, name)
+        for task in dict.fromkeys(task for result in results for task in result):
+            title = "all" if task == TASK else task.removeprefix(f"{TASK}_")
+            groups.setdefault(f"{name}: mIoU", []).append(title)
+            columns.append(_cells([r.get(task, {}).get("mIoU") for r in results], agree=agree))
         for metric in OTHER_MEANS:
-            if any(metric in result.get(TASK, {}) for result in results):
-                yield Column(name, TASK, metric)
+            values = [result[TASK].get(metric) for result in results]
+            if values != [None] * len(runs):
+                groups.setdefault(f"{name}: all pairs", []).append(metric)
+                columns.append(_cells(values, agree=agree))
+    return groups, [list(row) for row in zip(*columns, strict=True)]
 
 
-def header(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Returns what stands above the scores: labels of columns by group."""
-    groups: dict[str, list[str]] = {}
-    for name, task, metric in columns(runs):
-        of_all = "all" if task == TASK else task.removeprefix(f"{TASK}_")
-        is_main = metric == "mIoU"
-        group = groups.setdefault(f"{name}: {'mIoU' if is_main else 'all pairs'}", [])
-        group.append(of_all if is_main else metric)
-    return groups
-
-
-def score_rows(runs: Sequence[Run]) -> list[list[Cell]]:
-    """Returns a row for each run; the best of a column is marked where all protocols agree."""
-    table = []
-    for column in columns(runs):
-        results = [run.evaluations[column.dataset]["results"] for run in runs]
-        values = [result.get(column.task, {}).get(column.metric) for result in results]
-        known = [value for value in values if value is not None]
-        agree = len(known) > 1 and not protocol_differences(runs, column.dataset)
-        best, first = max(known, default=None) if agree else None, values[0]
-        table.append([
-            Cell(
-                value,
-                value - first if place and None not in (value, first) else None,
-                value is not None and value == best,
-            )
-            for place, value in enumerate(values)
-        ])  # fmt: skip
-    return [list(row) for row in zip(*table, strict=True)]
-
-
-def shared_protocol(runs: Sequence[Run], dataset: str) -> dict[str, str]:
-    """Returns the lines of the protocol that all runs state alike."""
-    first, *others = (run.evaluations[dataset]["protocol"] for run in runs)
-    return {k: text for k, text in first.items() if all(other.get(k) == text for other in others)}
+def _cells(values: Sequence[float | None], *, agree: bool) -> list[Cell]:
+    known = [value for value in values if value is not None]
+    best = max(known) if agree and len(known) > 1 else None
+    deltas = [None if None in (v, values[0]) else v - values[0] for v in values]
+    deltas[0] = None
+    return [
+        Cell(value, delta, value is not None and value == best)
+        for value, delta in zip(values, deltas, strict=True)
+    ]
 
 
 def draw_charts(runs: Sequence[Run]) -> Iterator[Markup]:

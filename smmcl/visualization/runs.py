@@ -138,22 +138,30 @@ def shared_datasets(runs: Sequence[Run]) -> list[str]:
     )
 
 
+def protocol(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
+    """Returns the lines of the protocol: values, run by run, by name."""
+    stated = [run.evaluations[dataset]["protocol"] for run in runs]
+    return {key: [p.get(key, "not stated") for p in stated] for p in stated for key in p}
+
+
 def protocol_differences(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
-    """Returns the values, run by run, of the protocol lines that make scores incomparable."""
-    protocols = [run.evaluations[dataset]["protocol"] for run in runs]
-    rows = {key: [p.get(key, "not stated") for p in protocols] for p in protocols for key in p}
+    """Returns the lines of the protocol that differ and make scores incomparable."""
+    rows = protocol(runs, dataset)
     return {key: row for key, row in rows.items() if _differ(row) and key not in FREE_PROTOCOL}
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Returns in what the runs differ beside the protocol: values, run by run, by name."""
-    dataset = shared_datasets(runs)[0]
-    facts = [run.facts(dataset) for run in runs]
-    rows = {name: [fact[name] for fact in facts] for name in facts[0]}
-    configs = [run.config for run in runs if run.config]
-    for key in dict.fromkeys(key for config in configs for key in config):
-        if key not in FREE_CONFIG:
-            rows[key] = [_show(run.config, key) for run in runs]
+    """Returns in what the runs differ: values, run by run, by name."""
+    datasets = shared_datasets(runs)
+    rows = {
+        f"{key} ({name})": row
+        for name in datasets
+        for key, row in protocol_differences(runs, name).items()
+    }
+    facts = [run.facts(datasets[0]) for run in runs]
+    rows |= {name: [fact[name] for fact in facts] for name in facts[0]}
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in FREE_CONFIG)
+    rows |= {key: [_show(run.config, key) for run in runs] for key in keys}
     return {name: row for name, row in rows.items() if _differ(row)}
 
 

@@ -36,7 +36,7 @@ def test_two_models_side_by_side(call_tool, run_folder, tmp_path, capsys) -> Non
     assert all(set(part) == {"visible", "auxiliary", "across"} for part in numbers.values())
     # What is measured across is not what is measured within a modality.
     for part in numbers.values():
-        assert part["across"]["neighbour accuracy"] < part["visible"]["neighbour accuracy"]
+        assert part["across"]["neighbor accuracy"] < part["visible"]["neighbor accuracy"]
         assert 0 < part["across"]["alignment"] < 4
     # Three columns; two pairs by two models, in six columns. At 120 dots an inch.
     heights = 2.8 * (1 + has_tsne) + 3.4 + 1.2 + 0.6

@@ -9,6 +9,8 @@ import torch
 
 from smmcl.visualization.panels import (
     BACKGROUND,
+    FAINT,
+    LINE,
     NO_MEASUREMENT,
     PADDING,
     brighten,
@@ -130,6 +132,14 @@ def test_legend_names_what_occurs(metadata) -> None:
     narrow = legend(maps, metadata=metadata, width=100)
     assert narrow.shape[0] > with_truth.shape[0]  # one column
     assert legend({"truth": np.full((2, 2), 255)}, metadata=metadata, width=100).shape[1] == 100
+
+
+def test_a_legend_has_a_frame_and_its_swatches_an_outline(metadata) -> None:
+    metadata.stuff_colors = [BACKGROUND, GREEN, RED]  # one that would not be seen without
+    picture = legend({"truth": np.zeros((2, 2), np.uint8)}, metadata=metadata, width=300)
+    edges = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    assert all((edge == LINE).all() for edge in edges)
+    assert has_color(picture[3:-3, 3:40], FAINT)
 
 
 def test_panel_holds_every_picture_whole() -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from smmcl.visualization import report
-from smmcl.visualization.report import confusions, make_report, score_rows
+from smmcl.visualization.report import confusions, make_report, score_table
 from smmcl.visualization.runs import read_runs
 
 DATASET = "streets_val"
@@ -63,7 +63,8 @@ def test_bold_is_the_best_only_where_protocols_agree(evaluated) -> None:
 
 
 def test_scores_that_a_run_lacks_and_ties(evaluated) -> None:
-    rows = score_rows(read_runs([evaluated("a"), evaluated("b", tags=("day",)), evaluated("c")]))
+    runs = read_runs([evaluated("a"), evaluated("b", tags=("day",)), evaluated("c")])
+    _, rows = score_table(runs)
     assert [[cell.value is None for cell in row][:2] for row in rows] == [
         [False, True], [False, False], [False, True],
     ]  # fmt: skip
@@ -71,6 +72,7 @@ def test_scores_that_a_run_lacks_and_ties(evaluated) -> None:
     assert [row[1].is_best for row in rows] == [False, False, False]  # alone in its column
     assert [row[0].delta for row in rows] == [None, 0, 0]
     assert rows[1][1].delta is None
+    assert '<small class="">+0.00</small>' in make_report(runs, num_pairs=0)
 
 
 def test_one_run_has_no_differences(evaluated) -> None:

@@ -1,0 +1,91 @@
+"""A contact sheet: pairs from all over a dataset in one grid with one legend."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.visualization.figure import spread
+from smmcl.visualization.panels import (
+    BACKGROUND,
+    FAINT,
+    INK,
+    LINE,
+    MARGIN,
+    brighten,
+    color_auxiliary,
+    enlarge,
+    font,
+    legend,
+    overlay,
+)
+
+TEXT = 18  # pixels
+
+
+def contact_sheet(names: Sequence[str], *, num_pairs: int) -> np.ndarray:
+    """Draws sound pairs of registered datasets: visible, brightened, auxiliary, label.
+
+    Args:
+        names: of the datasets, which share their classes.
+        num_pairs: of each dataset at most; pairs that cannot be read are left out.
+
+    Returns:
+        (height, width, 3) uint8, pictures at their stored resolution or above.
+    """
+    rows, seen = {}, []
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        contract = auxiliary_contract(metadata)
+        for record in spread(DatasetCatalog.get(name), num_pairs):
+            paths = record["file_name"], record["auxiliary_file_name"]
+            try:
+                visible, auxiliary = read_pair(*paths, fmt="RGB", contract=contract)
+                labels = read_label(record["sem_seg_file_name"], **label_facts(metadata))
+            except (ValueError, FileNotFoundError):
+                continue  # `data.check` reports it
+            bright = enlarge(brighten(visible))
+            seen.append(labels.flatten())
+            rows[f"{name}  {record['image_id']}"] = {
+                "visible": enlarge(visible),
+                "visible, brightened": bright,
+                contract.kind: enlarge(color_auxiliary(auxiliary, kind=contract.kind)),
+                "label": overlay(bright, enlarge(labels), metadata=metadata),
+            }
+    if not rows:
+        raise ValueError(f"{', '.join(names)} has no sound pair to draw. Mend its files first.")
+    sheet = draw_grid(rows)
+    shown = {"pairs on this sheet": np.concatenate(seen)[None]}  # (1, pixels)
+    key = legend(shown, metadata=metadata, width=sheet.shape[1] - 2 * MARGIN)
+    below = np.full((len(key) + MARGIN, *sheet.shape[1:]), BACKGROUND, dtype=np.uint8)
+    below[: len(key), MARGIN:-MARGIN] = key
+    return np.concatenate([sheet, below])
+
+
+def draw_grid(rows: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Draws pictures in cells between lines, each row under its name.
+
+    Args:
+        rows: (H, W, 3) uint8 pictures by title, by the name of the row; sizes may differ, titles
+            are those of the first row.
+    """
+    pictures = [list(row.values()) for row in rows.values()]
+    widths = [max(image.shape[1] for image in column) for column in zip(*pictures, strict=True)]
+    heights = [2 * TEXT + max(image.shape[0] for image in row) for row in pictures]
+    lefts = MARGIN + np.cumsum([0, *(width + 1 for width in widths)])  # of the lines
+    tops = MARGIN + 2 * TEXT + np.cumsum([0, *(height + 1 for height in heights)])
+    canvas = Image.new("RGB", (int(lefts[-1]) + MARGIN, int(tops[-1]) + MARGIN), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for left, title in zip(lefts, next(iter(rows.values())), strict=False):
+        draw.text((left, MARGIN), title, INK, font(TEXT, bold=True), anchor="lt")
+    for top, name, row in zip(tops, rows, pictures, strict=False):
+        draw.text((MARGIN + TEXT // 2, top + TEXT), name, FAINT, font(TEXT), anchor="lm")
+        for left, image in zip(lefts, row, strict=False):
+            canvas.paste(Image.fromarray(image), (int(left) + 1, int(top) + 2 * TEXT))
+    for left in lefts:
+        draw.line((left, tops[0], left, tops[-1]), LINE)
+    for top in tops:
+        draw.line((lefts[0], top, lefts[-1], top), LINE)
+    return np.asarray(canvas)
