@@ -15,7 +15,7 @@ import torch
 
 from smmcl import Predictor
 from smmcl.config import build_config
-from smmcl.modeling.fold import fold
+from smmcl.inference.fold import fold
 
 SIZE = (320, 240)  # width and height that the model sees
 AT_ONCE = 2  # pairs under way; two cores label more pairs side by side than one after the other

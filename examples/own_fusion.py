@@ -5,7 +5,7 @@ import runpy
 import torch
 from torch import Tensor, nn
 
-from smmcl.modeling.fusion.build import FUSION_REGISTRY
+from smmcl.modeling.fusion.base import FUSION_REGISTRY
 
 
 @FUSION_REGISTRY.register()

@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_LAZY = {"Predictor": "smmcl.predictor", "Prediction": "smmcl.predictor"}
+_LAZY = {"Predictor": "smmcl.inference.predictor", "Prediction": "smmcl.inference.predictor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -121,7 +121,8 @@ def _add_input(cfg: CfgNode) -> None:
     # Probability of making the visible image look as if taken in less light.
     _C.INPUT.LOW_LIGHT = CfgNode()
     _C.INPUT.LOW_LIGHT.PROBABILITY = 0.0
-    # Probability of corrupting one image of a pair, and by what: see smmcl/data/corruption.py.
+    # Probability of corrupting one image of a pair, and by what:
+    # smmcl/data/appearance/corruption.py has the names.
     _C.INPUT.CORRUPTION = CfgNode()
     _C.INPUT.CORRUPTION.PROBABILITY = 0.0
     _C.INPUT.CORRUPTION.NAMES = ["missing"]
@@ -158,12 +159,12 @@ def _add_model(cfg: CfgNode) -> None:
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
-        # Network of the stream (smmcl/modeling/backbone/streams.py lists them), or on Detectron2
+        # Network of the stream (smmcl/modeling/streams/base.py lists them), or on Detectron2
         # "build_resnet_backbone" as MODEL.RESNETS has it, with OUT_FEATURES res2 to res5; "" leaves
         # the stream out, and with it the exchange.
         node.NAME = "mscan_b"
         # ImageNet weights that its training starts from: path or URL of a file by the publishers
-        # that smmcl/modeling/weights.py lists; "" starts from random ones. Read when training
+        # that smmcl/weights/convert.py lists; "" starts from random ones. Read when training
         # starts anew and MODEL.WEIGHTS is empty: otherwise a checkpoint fills the whole model.
         node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.

@@ -43,10 +43,10 @@ def golden() -> pathlib.Path:
 def tiny_config(tmp_path_factory) -> Callable:
     """Builds configs, from a folder and overrides, of a small network on a few small pairs."""
     from smmcl.d2 import DatasetCatalog, MetadataCatalog
-    from smmcl.data.datasets.synthetic import load_synthetic
-    from smmcl.engine import setup
-    from smmcl.modeling.backbone.mscan import MSCAN
-    from smmcl.modeling.backbone.streams import STREAMS
+    from smmcl.data.datasets.synthetic.build import load_synthetic
+    from smmcl.engine.trainer import setup
+    from smmcl.modeling.streams.base import STREAMS
+    from smmcl.modeling.streams.mscan import MSCAN
 
     STREAMS["tiny"] = functools.partial(MSCAN, widths=(16, 16, 32, 32), depths=(1, 1, 1, 1))
     data = {"size": (64, 96), "root": tmp_path_factory.mktemp("pairs")}

@@ -16,38 +16,30 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # The layer of a module is that of its longest prefix here; a file imports from its own or below.
 LAYERS = {
     "smmcl": 0,
-    "smmcl.files": 1,
-    "smmcl.modeling": 2,
-    "smmcl.modeling.init": 0,
-    "smmcl.modeling.convolutions": 0,
-    "smmcl.modeling.backbone": 0,
-    "smmcl.modeling.backbone.pair": 2,
+    "smmcl.modeling.layers": 0,
+    "smmcl.modeling.streams": 0,
     "smmcl.modeling.fusion": 0,
-    "smmcl.modeling.fusion.build": 2,
+    "smmcl.modeling.fusion.base": 2,
     "smmcl.modeling.head.hamburger": 0,
     "smmcl.modeling.contrastive.sampling": 0,
     "smmcl.modeling.contrastive.loss": 0,
     "smmcl.modeling.contrastive.panels": 0,
     "smmcl.evaluation.confusion": 0,
+    "smmcl.data.hha": 0,
+    "smmcl.data.datasets.synthetic.raycast": 0,
+    "smmcl.data.datasets.synthetic.indoor": 0,
+    "smmcl.data.datasets.synthetic.night": 0,
+    "smmcl.files": 1,
     "smmcl.d2": 1,
     "smmcl.config": 2,
     "smmcl.data": 2,
-    "smmcl.data.hha": 0,
-    "smmcl.data.datasets.synthetic_raycast": 0,
-    "smmcl.data.datasets.synthetic_indoor": 0,
-    "smmcl.data.datasets.synthetic_night": 0,
-    "smmcl.evaluation": 2,
-    "smmcl.solver": 2,
-    "smmcl.hooks": 2,
-    "smmcl.step": 2,
-    "smmcl.checkpoint": 2,
-    "smmcl.processes": 2,
-    "smmcl.run_folder": 2,
-    "smmcl.modeling.meta_arch": 3,
-    "smmcl.modeling.export": 4,
+    "smmcl.weights": 2,
+    "smmcl.modeling": 2,
+    "smmcl.modeling.segmentor": 3,
     "smmcl.engine": 4,
-    "smmcl.predictor": 4,
+    "smmcl.evaluation": 4,
     "smmcl.visualization": 4,
+    "smmcl.inference": 4,
     "smmcl.cli": 4,
     "tools": 5,
 }
@@ -127,7 +119,7 @@ def test_mathematics_imports_with_torch_alone() -> None:
 def test_the_checks_themselves_can_fail(tmp_path: pathlib.Path) -> None:
     assert layer_of("smmcl.modeling.head.hamburger") == 0
     assert layer_of("smmcl.modeling.head.ham_head") == 2
-    source = ROOT / "smmcl" / "modeling" / "meta_arch.py"
+    source = ROOT / "smmcl" / "modeling" / "segmentor.py"
     assert "smmcl.modeling.head.base" in set(imports(source))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import smmcl.engine  # noqa: F401  registers the parts
+import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.config import build_config
 from smmcl.d2 import build_model
-from smmcl.modeling.fusion.build import FUSION_REGISTRY
+from smmcl.modeling.fusion.base import FUSION_REGISTRY
 
 EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
-from smmcl.engine import with_device
+from smmcl.engine.trainer import with_device
 
 Counts = dict[str, float]
 

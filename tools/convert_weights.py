@@ -9,8 +9,8 @@ import torch
 from smmcl.cli import run
 from smmcl.d2 import setup_logger
 from smmcl.files.atomic import atomic
-from smmcl.modeling.weight_files import read_file
-from smmcl.modeling.weights import convert_from_authors, convert_to_authors
+from smmcl.weights.convert import convert_from_authors, convert_to_authors
+from smmcl.weights.files import read_file
 
 CONVERSIONS = {"ours": convert_from_authors, "authors": convert_to_authors}
 

@@ -19,11 +19,11 @@ from smmcl.cli import run, user_message
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.image_pair import read_label
 from smmcl.data.listing import find_images, match_pairs, unique_names
+from smmcl.data.reader import read_label
 from smmcl.data.video import VideoWriter, is_video, read_frame_pairs
 from smmcl.files.atomic import atomic
-from smmcl.predictor import Predictor
+from smmcl.inference.predictor import Predictor
 from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
 
 UNPAINTED = 255  # label of pixels without a class

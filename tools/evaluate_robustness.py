@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from smmcl.cli import run
 from smmcl.d2 import CfgNode, comm, default_argument_parser
-from smmcl.data.corruption import SEVERITIES
+from smmcl.data.appearance.corruption import SEVERITIES
 from smmcl.data.loader import build_test_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.engine import Trainer, changed, load_weights, setup
+from smmcl.engine.launch import start
+from smmcl.engine.trainer import Trainer, changed, load_weights, setup
 from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
-from smmcl.processes import start
 
 
 def spoiling(condition: Condition) -> type[Trainer]:

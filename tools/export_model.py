@@ -15,7 +15,7 @@ from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.files.atomic import atomic, write_text
-from smmcl.modeling.export import (
+from smmcl.inference.export import (
     INPUT_NAMES,
     MIN_SIDE,
     FromPixels,
@@ -24,7 +24,7 @@ from smmcl.modeling.export import (
     compare,
     export_program,
 )
-from smmcl.predictor import Predictor
+from smmcl.inference.predictor import Predictor
 
 Outputs = tuple[Tensor, ...]
 MAX_DIFFERENCE, MIN_SHARE = 1e-4, 0.9999  # of logits or probabilities, of equal labels

@@ -13,10 +13,10 @@ from typing import Any
 from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.image_pair import label_facts
+from smmcl.data.reader import label_facts
 from smmcl.evaluation.predictions import open_predictions
 from smmcl.files.atomic import atomic
-from smmcl.predictor import Predictor
+from smmcl.inference.predictor import Predictor
 from smmcl.visualization.figure import Method, draw_methods, spread
 
 

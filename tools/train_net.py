@@ -5,9 +5,9 @@ import argparse
 
 from smmcl.cli import run
 from smmcl.d2 import comm, default_argument_parser, verify_results
-from smmcl.engine import Trainer, evaluate, setup
-from smmcl.processes import start
-from smmcl.run_folder import remove_checkpoints
+from smmcl.engine.launch import start
+from smmcl.engine.run_folder import remove_checkpoints
+from smmcl.engine.trainer import Trainer, evaluate, setup
 
 
 def main(args: argparse.Namespace) -> dict | None:

@@ -15,8 +15,8 @@ from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, setup_logger
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.image_pair import label_facts, read_label
-from smmcl.engine import Trainer
+from smmcl.data.reader import label_facts, read_label
+from smmcl.engine.trainer import Trainer
 from smmcl.files.atomic import atomic
 from smmcl.visualization.panels import draw_pair, pictures
 

@@ -11,7 +11,7 @@ from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.files.atomic import atomic, write_text
-from smmcl.predictor import Predictor
+from smmcl.inference.predictor import Predictor
 from smmcl.visualization.feature_plots import draw_modulation, draw_spaces, look
 from smmcl.visualization.figure import spread
 

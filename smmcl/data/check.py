@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.image_pair import (
+from smmcl.data.reader import (
     auxiliary_contract,
     check_same_size,
     label_facts,

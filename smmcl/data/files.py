@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.format import AuxiliaryContract
 from smmcl.data.hha import VERSION
 from smmcl.files.atomic import atomic, write_text
 

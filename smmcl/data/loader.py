@@ -24,7 +24,9 @@ from smmcl.d2 import (
     comm,
 )
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.processes import STOP_SIGNALS
+
+# A training saves and leaves at these. SIGHUP is sent when a terminal closes.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 

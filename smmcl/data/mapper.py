@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from smmcl.d2 import CfgNode, configurable
-from smmcl.data.appearance import Appearance, build_appearance
-from smmcl.data.augmentation import draw_geometry
-from smmcl.data.contract import AuxiliaryContract
+from smmcl.data.appearance.photometric import Appearance, build_appearance
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.image_pair import (
+from smmcl.data.format import AuxiliaryContract
+from smmcl.data.geometry import draw_geometry
+from smmcl.data.reader import (
     auxiliary_contract,
     check_same_size,
     label_facts,

@@ -12,7 +12,7 @@ from pycocotools import mask
 
 from smmcl.d2 import comm
 from smmcl.data.files import relative_path
-from smmcl.data.image_pair import read_label
+from smmcl.data.reader import read_label
 from smmcl.files.atomic import atomic, write_text
 
 

@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from smmcl.data.corruption import CORRUPTIONS
+from smmcl.data.appearance.corruption import CORRUPTIONS
 from smmcl.evaluation.report import TABLE
 from smmcl.files.atomic import atomic, write_text
 

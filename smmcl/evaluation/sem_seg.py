@@ -23,7 +23,7 @@ from smmcl.d2 import (
 )
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.files import relative_path
-from smmcl.data.image_pair import label_facts, read_label
+from smmcl.data.reader import label_facts, read_label
 from smmcl.evaluation.confusion import count_confusion, explain_rule, score
 from smmcl.evaluation.predictions import PredictionWriter
 from smmcl.evaluation.report import Report

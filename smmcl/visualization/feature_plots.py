@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tabulate import tabulate
 
-from smmcl.data.image_pair import read_label
+from smmcl.data.reader import read_label
+from smmcl.inference.predictor import Predictor
 from smmcl.modeling.contrastive.sampling import shrink_labels
-from smmcl.predictor import Predictor
 from smmcl.visualization.features import class_similarity, describe_pair, normalize
 from smmcl.visualization.figure import keep_resolution
 from smmcl.visualization.panels import brighten, color_auxiliary, fit, pictures

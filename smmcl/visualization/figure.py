@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.data.reader import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.visualization.panels import color_auxiliary
 
 Method = Callable[[Mapping[str, Any]], np.ndarray]  # from a record to (H, W) class indices

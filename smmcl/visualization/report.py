@@ -15,9 +15,9 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.image_pair import read_label
+from smmcl.data.reader import read_label
 from smmcl.evaluation.robustness import Robustness
-from smmcl.predictor import Predictor
+from smmcl.inference.predictor import Predictor
 from smmcl.visualization import charts
 from smmcl.visualization.panels import brighten, color_auxiliary, enlarge, overlay, pictures
 from smmcl.visualization.runs import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from smmcl.modeling.weight_files import read_file
+from smmcl.weights.files import read_file
 
 Curve = list[tuple[float, float]]  # (iteration or severity, value)
 # Protocol lines that may differ between comparable scores.

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.image_pair import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.data.reader import auxiliary_contract, label_facts, read_label, read_pair
 from smmcl.visualization.figure import spread
 from smmcl.visualization.panels import (
     BACKGROUND,

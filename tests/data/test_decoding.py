@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from smmcl.data import decoding
 from smmcl.data.decoding import decode, decode_label
-from smmcl.data.image_pair import read_label
+from smmcl.data.reader import read_label
 
 IDS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
 LABELS = {"label_offset": 0, "stored_ignore": None, "num_classes": 4, "ignore": 255}

@@ -7,10 +7,10 @@ from PIL import Image
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.appearance import ModalityCorruption
-from smmcl.data.contract import AuxiliaryContract
-from smmcl.data.image_pair import read_label
+from smmcl.data.appearance.photometric import ModalityCorruption
+from smmcl.data.format import AuxiliaryContract
 from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.data.reader import read_label
 
 LABELS = {"label_offset": 1, "stored_ignore": 0, "num_classes": 3, "ignore": 255}
 

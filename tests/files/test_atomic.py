@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from smmcl.checkpoint import RunCheckpointer
 from smmcl.data.files import write_new_image
+from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.files.atomic import PREFIX, atomic, partials, write_text
 
 

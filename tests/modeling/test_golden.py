@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-import smmcl.engine  # noqa: F401  registers the parts
+import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.config import build_config
 from smmcl.d2 import build_backbone, build_sem_seg_head
-from smmcl.modeling.backbone.streams import build_stream
-from smmcl.modeling.contrastive.build import build_contrast
+from smmcl.engine.solver import build_optimizer
+from smmcl.modeling.contrastive.base import build_contrast
 from smmcl.modeling.contrastive.loss import contrastive_losses
 from smmcl.modeling.head.base import resize
-from smmcl.modeling.weights import AUTHORS
-from smmcl.solver import build_optimizer
+from smmcl.modeling.streams.base import build_stream
+from smmcl.weights.convert import AUTHORS
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "golden"
 RELEASED = HERE.parents[1] / "configs/released/llrgbd_mscanb.yaml"

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from smmcl.checkpoint import RunCheckpointer
 from smmcl.cli import run
 from smmcl.config import build_config
-from smmcl.engine import Trainer
+from smmcl.engine.checkpoint import RunCheckpointer
+from smmcl.engine.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATASET = "synthetic_night_val@64x96"

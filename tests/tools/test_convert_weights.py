@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from smmcl.checkpoint import RunCheckpointer
 from smmcl.config import build_config
-from smmcl.engine import Trainer
+from smmcl.engine.checkpoint import RunCheckpointer
+from smmcl.engine.trainer import Trainer
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 

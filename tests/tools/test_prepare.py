@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from smmcl.data.datasets.description import read_description
-from smmcl.data.datasets.rgbx import find_split
+from smmcl.data.datasets.layouts import find_split
 from smmcl.data.files import write_new_image, write_new_text
 from smmcl.data.hha import NYU_CAMERA, compute_hha
-from smmcl.data.image_pair import read_auxiliary, read_label, read_pair
+from smmcl.data.reader import read_auxiliary, read_label, read_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ROOT / "smmcl/data/datasets"

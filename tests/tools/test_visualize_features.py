@@ -7,9 +7,9 @@ import pathlib
 import pytest
 from PIL import Image
 
-from smmcl.checkpoint import RunCheckpointer
 from smmcl.config import build_config
-from smmcl.engine import Trainer
+from smmcl.engine.checkpoint import RunCheckpointer
+from smmcl.engine.trainer import Trainer
 
 DATASET = "synthetic_night_val@64x96"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.image_pair import label_facts, read_label
+from smmcl.data.reader import label_facts, read_label
 from smmcl.visualization.panels import LINE
 from smmcl.visualization.sheet import contact_sheet, draw_grid
 

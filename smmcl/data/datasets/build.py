@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
-from smmcl.data.contract import ModelInputs
 from smmcl.data.datasets.description import Description, palette, read_description
-from smmcl.data.datasets.rgbx import find_split
-from smmcl.data.datasets.synthetic import register_synthetic
+from smmcl.data.datasets.layouts import find_split
+from smmcl.data.datasets.synthetic.build import register_synthetic
+from smmcl.data.format import ModelInputs
 
 # What a set's metadata must agree in with the other sets of one training run.
 SHARED_FACTS = ("stuff_classes", "label_offset", "stored_ignore", "ignore_label", "auxiliary")

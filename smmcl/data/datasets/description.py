@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from smmcl.data.contract import AuxiliaryContract
 from smmcl.data.datasets.keys import check_keys, class_names
+from smmcl.data.format import AuxiliaryContract
 from smmcl.files.yaml import read_layers
 
 PARTS = ("visible", "auxiliary", "label")

@@ -8,9 +8,9 @@ Shape shorthand in this module:
 from torch import Tensor, nn
 
 from smmcl.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec
-from smmcl.modeling.backbone.layers import Stream, recompute_blocks
-from smmcl.modeling.backbone.streams import STREAMS, build_stream
-from smmcl.modeling.fusion.build import build_exchanges, fused_widths
+from smmcl.modeling.fusion.base import build_exchanges, fused_widths
+from smmcl.modeling.layers.common import Stream, recompute_blocks
+from smmcl.modeling.streams.base import STREAMS, build_stream
 
 STAGES = ("res2", "res3", "res4", "res5")
 

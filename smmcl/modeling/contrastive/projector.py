@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import ShapeSpec
-from smmcl.modeling.convolutions import PointConv
-from smmcl.modeling.init import init_encoder
+from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.init import init_encoder
 
 
 class Projector(nn.Sequential):

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.backbone.layers import GELU, overwrite
-from smmcl.modeling.convolutions import PointConv
-from smmcl.modeling.init import init_encoder
+from smmcl.modeling.layers.common import GELU, overwrite
+from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.init import init_encoder
 
 
 class CrossModalModulation(nn.Module):

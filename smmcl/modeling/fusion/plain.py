@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from smmcl.modeling.fusion.cross_modal import match_width
-from smmcl.modeling.init import init_encoder
+from smmcl.modeling.layers.init import init_encoder
 
 
 class PlainSum(nn.Module):

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
-from smmcl.modeling.convolutions import PointConv
-from smmcl.modeling.init import init_decoder
+from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.init import init_decoder
 
 
 class SemSegHead(nn.Module):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.convolutions import PointConv
-from smmcl.modeling.init import init_decoder
+from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.init import init_decoder
 
 EPSILON = 1e-6  # keeps the multiplicative updates finite where a factor is zero
 

@@ -1,0 +1,1 @@
+"""Random changes of how the images of a pair look, in training."""

@@ -1,0 +1,117 @@
+"""Random changes of what a pair looks like, in training; its geometry and labels stay.
+
+Shape shorthand in this module:
+    H, W: height and width of the pair      A: channels of the auxiliary image
+
+Each is called with visible (H, W, 3) uint8, auxiliary (H, W, A) and a generator, and returns both.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from smmcl.d2 import CfgNode
+from smmcl.data.appearance.corruption import CORRUPTIONS, SEVERITIES
+
+Pair = tuple[np.ndarray, np.ndarray]
+Appearance = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
+
+GREY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
+
+
+@dataclass(frozen=True)
+class PhotometricJitter:
+    """Changes brightness, contrast and saturation of the visible image."""
+
+    strength: float  # each factor is drawn from 1 - strength to 1 + strength
+    image_format: str = "RGB"
+
+    def __call__(
+        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
+    ) -> Pair:
+        low, high = 1 - self.strength, 1 + self.strength
+        brightness, contrast, saturation = generator.uniform(low, high, 3).astype(np.float32)
+        weights = GREY if self.image_format == "RGB" else GREY[::-1]
+        image = visible.astype(np.float32) * brightness
+        image = image.mean() + contrast * (image - image.mean())
+        grey = (image @ weights)[..., None]  # (H, W, 1)
+        image = grey + saturation * (image - grey)
+        return _to_bytes(image), auxiliary
+
+
+@dataclass(frozen=True)
+class LowLight:
+    """Makes the visible image look as if taken in less light, by a simple model of a camera.
+
+    The image is made linear, exposed less, tinted, counted in photons, read with noise, and
+    encoded again. The ranges are those of consumer cameras at night.
+    """
+
+    probability: float  # of a change
+    stops: tuple[float, float] = (-5.0, -1.5)  # exposure, in powers of two
+    gamma: tuple[float, float] = (1.0, 1.4)  # exponent that darkens the middle tones further
+    cast: float = 0.2  # largest relative gain of one colour against the others
+    photons: tuple[float, float] = (500.0, 4000.0)  # that the full exposure would count at white
+    read_noise: tuple[float, float] = (1.0, 5.0)  # standard deviation, in photons
+
+    def __call__(
+        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
+    ) -> Pair:
+        if generator.random() >= self.probability:
+            return visible, auxiliary
+        gamma = 2.2 * generator.uniform(*self.gamma)
+        exposure = 2.0 ** generator.uniform(*self.stops)
+        gains = generator.uniform(1 - self.cast, 1 + self.cast, 3)
+        photons = np.exp(generator.uniform(*np.log(self.photons)))
+        table = photons * exposure * (np.arange(256) / 255.0) ** gamma  # photons of each value
+        expected = table[visible] * gains  # (H, W, 3)
+        counted = generator.poisson(expected).astype(np.float32)
+        noise = generator.standard_normal(visible.shape, dtype=np.float32)
+        counted += np.float32(generator.uniform(*self.read_noise)) * noise
+        encoded = (np.maximum(counted, 0) / np.float32(photons)) ** np.float32(1 / 2.2)
+        return _to_bytes(255 * encoded), auxiliary
+
+
+@dataclass(frozen=True)
+class ModalityCorruption:
+    """Corrupts one image of the pair, now the visible, now the auxiliary one."""
+
+    probability: float
+    names: tuple[str, ...]  # of the corruptions to choose from; "missing" is the image's loss
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.names) - set(CORRUPTIONS)):
+            raise ValueError(
+                f"{', '.join(unknown)}: no such corruption. Choose from {', '.join(CORRUPTIONS)}."
+            )
+
+    def __call__(
+        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
+    ) -> Pair:
+        happens, which = generator.random(2)
+        if happens >= self.probability:
+            return visible, auxiliary
+        corrupt = CORRUPTIONS[self.names[generator.integers(len(self.names))]]
+        severity = int(generator.choice(SEVERITIES))
+        if which < 0.5:
+            return corrupt(visible, severity, generator), auxiliary
+        return visible, corrupt(auxiliary, severity, generator)
+
+
+def build_appearance(cfg: CfgNode) -> list[Appearance]:
+    """The changes that the config asks for, in the order of a camera: light, then what fails."""
+    changes: list[Appearance] = []
+    if cfg.INPUT.PHOTOMETRIC.STRENGTH:
+        changes.append(PhotometricJitter(cfg.INPUT.PHOTOMETRIC.STRENGTH, cfg.INPUT.FORMAT))
+    if cfg.INPUT.LOW_LIGHT.PROBABILITY:
+        changes.append(LowLight(cfg.INPUT.LOW_LIGHT.PROBABILITY))
+    if cfg.INPUT.CORRUPTION.PROBABILITY:
+        changes.append(
+            ModalityCorruption(cfg.INPUT.CORRUPTION.PROBABILITY, tuple(cfg.INPUT.CORRUPTION.NAMES))
+        )
+    return changes
+
+
+def _to_bytes(image: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)

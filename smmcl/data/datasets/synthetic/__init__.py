@@ -1,0 +1,1 @@
+"""Generated pairs: dark streets and rooms, drawn when first used."""

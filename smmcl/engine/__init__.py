@@ -1,0 +1,1 @@
+"""Training and evaluation: the trainer, its steps, hooks, processes and checkpoints."""

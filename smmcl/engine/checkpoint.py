@@ -1,0 +1,259 @@
+"""Checkpoints that are written whole, checked when read, and never load in part unnoticed."""
+
+import logging
+import pathlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Any
+
+import torch
+from torch import nn
+
+import smmcl
+from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
+from smmcl.data.format import AuxiliaryContract
+from smmcl.engine.run_folder import RESUMABLE
+from smmcl.files.archive import is_sound
+from smmcl.files.atomic import atomic, partials, write_text
+from smmcl.files.yaml import as_keys, load_yaml
+from smmcl.weights.files import check_state, read_file
+
+# Parts of a checkpoint beside the weights; a part comes before what is in it.
+PARTS: dict[str, type | UnionType] = {
+    **{"config": str, "inputs": dict, "trainer": dict, "iteration": int, "trainer.hooks": dict},
+    **{"inputs.name": str, "inputs.format": str, "inputs.uses_auxiliary": bool},
+    **{"inputs.stuff_classes": list | tuple, "inputs.auxiliary": dict},
+}
+
+logger = logging.getLogger(__name__)
+
+
+class RunCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic writing, checked reading and complete loading.
+
+    A write goes to a temporary file that is flushed to the disk and renamed, so that a run stopped
+    at any moment leaves the checkpoint before it. A damaged last checkpoint is passed over for the
+    newest sound one. A parameter that the model or the file alone has is an error, save for the
+    contrastive branch of a file, which inference does without.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        unfilled: list[str] | tuple[str, ...] = (),
+        num_kept: int = 0,
+        config: str = "",
+        **checkpointables: Any,
+    ) -> None:
+        """
+        Args:
+            model: bare or wrapped for several processes.
+            save_dir: folder to write to and to resume from.
+            unfilled: prefixes of parameters that a loaded file or the model need not have.
+            num_kept: checkpoints `model_<number>.pth` of this run that stay; 0 for all.
+            config: of the run, as YAML; every file holds it.
+            checkpointables: further objects with `state_dict` and `load_state_dict`.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        if num_kept < 0:
+            raise ValueError(
+                f"SOLVER.CHECKPOINTS_KEPT is {num_kept}. Set it to how many checkpoints stay, or "
+                "to 0 to keep all."
+            )
+        self._numbered: list[pathlib.Path] = []  # of this run and on the disk, in their order
+        self.unfilled = tuple(unfilled)
+        self.num_kept = num_kept
+        self.config = config
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Writes `<name>.pth` on the main process; a number or "final" makes it the last one."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {
+            "model": self.model.state_dict(),
+            **{key: value.state_dict() for key, value in self.checkpointables.items()},
+            **extra,
+            "config": self.config,
+            "engine": f"{ENGINE} {ENGINE_VERSION}",
+            "smmcl_version": smmcl.__version__,
+        }
+        path = pathlib.Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", path)
+        with atomic(path, is_durable=True) as partial, partial.open("wb") as file:
+            torch.save(data, file)
+        if RESUMABLE.fullmatch(path.name):
+            self.tag_last_checkpoint(path.name)
+            self._remove_old(path)
+
+    def _remove_old(self, newest: pathlib.Path) -> None:
+        """Removes what is no longer wanted, now that a newer checkpoint is on the disk."""
+        if newest.stem != "model_final":
+            self._numbered = [*(path for path in self._numbered if path != newest), newest]
+        old = self._numbered[: -self.num_kept] if self.num_kept else []
+        self._numbered = self._numbered[len(old) :]
+        for path in [*old, *partials(newest.parent, "model_*.pth")]:
+            path.unlink(missing_ok=True)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        tag = pathlib.Path(self.save_dir) / "last_checkpoint"
+        write_text(tag, last_filename_basename, is_durable=True)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint, or of the newest sound one if it is damaged; "" for none."""
+        path = None
+        for path in self._candidates():
+            if is_sound(path):
+                return str(path)
+            logger.warning("Checkpoint %s is missing or damaged; trying the one before it", path)
+        if path is None:
+            return ""
+        raise ValueError(
+            f"None of the checkpoints in {self.save_dir} can be read. Start anew by --overwrite, "
+            "or set OUTPUT_DIR to another folder."
+        )
+
+    def _candidates(self) -> Iterator[pathlib.Path]:
+        """The checkpoint named as the last, then what else a run can go on from, newest first."""
+        folder = pathlib.Path(self.save_dir or "nowhere")
+        try:
+            named = [folder / (folder / "last_checkpoint").read_text(encoding="utf-8").strip()]
+        except (OSError, UnicodeDecodeError):
+            named = []
+        yield from named
+        others = [path for path in folder.glob("model_*.pth") if RESUMABLE.fullmatch(path.name)]
+        if others and not named:
+            logger.warning("%s/last_checkpoint cannot be read; looking for the newest", folder)
+        yield from sorted({*others} - {*named}, key=_iteration, reverse=True)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As the engine's; a run that is resumed goes on removing its old checkpoints."""
+        if resume:
+            found = pathlib.Path(self.save_dir).glob("model_*.pth")
+            self._numbered = sorted(p for p in found if p.stem.removeprefix("model_").isdigit())
+        return super().resume_or_load(path, resume=resume)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a checkpoint of this project; an empty path leaves the model as it is."""
+        if pathlib.Path(path).is_dir() and path:
+            raise ValueError(f"checkpoint {path} is a folder. Set MODEL.WEIGHTS to a file in it.")
+        if path and "://" not in path and not pathlib.Path(path).is_file():
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist. Set MODEL.WEIGHTS to a .pth file, "
+                "or train first."
+            )
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        data = read_file(filename)  # the engines' own reading lets some files run code
+        data = data if "model" in data else {"model": data}
+        _check_parts(data, filename)
+        hooks = data.get("trainer", {}).get("hooks", {})
+        for state in (data["model"], *(hooks[key] for key in hooks if key == "WeightAverage")):
+            check_state(state, filename)
+        return data
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        hooks = checkpoint.get("trainer", {}).get("hooks", {})
+        if "WeightAverage" in hooks and "trainer" not in self.checkpointables:
+            logger.info("Taking the averaged weights of the checkpoint, not those of its last step")
+            checkpoint["model"] = hooks["WeightAverage"]
+        incompatible = super()._load_model(checkpoint)
+        excused = self.unfilled or ("\0",)
+        missing = [n for n in incompatible.missing_keys if not n.startswith(excused)]
+        excused = ("contrast.", *excused)
+        unused = [n for n in incompatible.unexpected_keys if not n.startswith(excused)]
+        if missing or unused:
+            shapes = "".join(
+                f" {name} is {tuple(got)} in the file but {tuple(wanted)} in the model."
+                for name, got, wanted in incompatible.incorrect_shapes[:3]
+            )
+            raise ValueError(
+                f"The checkpoint leaves {len(missing)} of the model's parameters unfilled and "
+                f"{len(unused)} of its own unused, among them {', '.join([*missing, *unused][:3])}."
+                f"{shapes}{_advice(checkpoint.get('config', ''), self.config)} What may stay apart "
+                "is named in MODEL.UNFILLED_WEIGHTS."
+            )
+        return incompatible
+
+
+def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> RunCheckpointer:
+    """The checkpointer of a run, whose files hold its config."""
+    return RunCheckpointer(
+        model,
+        cfg.OUTPUT_DIR,
+        unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
+        num_kept=cfg.SOLVER.CHECKPOINTS_KEPT,
+        config=cfg.dump(),
+        **checkpointables,
+    )
+
+
+def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
+    """What a checkpoint says of its run beside the weights.
+
+    Returns:
+        "config" as YAML, "inputs" as `describe_inputs` makes them; none of a file of others.
+    """
+    if not zipfile.is_zipfile(path) and pathlib.Path(path).suffix != ".safetensors":
+        return {}
+    stored = read_file(str(path), is_mapped=True)
+    _check_parts(stored, str(path))
+    return {key: stored[key] for key in ("config", "inputs") if stored.get(key)}
+
+
+def _check_parts(data: dict[str, Any], path: str) -> None:
+    for place, kind in PARTS.items():
+        outer, _, key = place.rpartition(".")
+        holder = data.get(outer) if outer else data
+        if not holder or (key not in holder and outer != "inputs"):
+            continue
+        if not isinstance(holder.get(key), kind):
+            raise ValueError(
+                f"{path} holds a {type(holder.get(key)).__name__} as {place}, which no run of "
+                "this project writes. Save its tensors alone to load them: torch.save(state_dict)."
+            )
+    if inputs := data.get("inputs"):
+        try:
+            AuxiliaryContract(**inputs["auxiliary"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} has inputs.auxiliary that do not fit: {error}.") from error
+
+
+def _advice(theirs: str, ours: str) -> str:
+    """How to make the model that a file holds: the config keys that differ, ready to be given."""
+    theirs, ours = (
+        dict(_leaves(as_keys(load_yaml(text, "the config in the checkpoint"), "that config")))
+        for text in (theirs, ours)
+    )
+    other = {
+        key: value
+        for key, value in theirs.items()
+        if key.startswith("MODEL.") and "WEIGHTS" not in key and ours.get(key, value) != value
+    }
+    other.pop("MODEL.DEVICE", None)
+    if not other:
+        return " Use the config that it was trained with."
+    keys = " ".join(f"{key} {value!r}".replace(" ''", ' ""') for key, value in other.items())
+    return f" It was trained with these keys, which differ here: {keys}. Give them likewise."
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _iteration(path: pathlib.Path) -> int:
+    """How far a checkpoint is, by its name or, the final one, by its content."""
+    number = path.stem.removeprefix("model_")
+    if number.isdigit():
+        return int(number)
+    return read_file(str(path), is_mapped=True).get("iteration", -1) if is_sound(path) else -1

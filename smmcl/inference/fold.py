@@ -1,0 +1,141 @@
+"""What inference need not compute anew for every pair: norms and scales become weights.
+
+Shape shorthand in this module:
+    C: channels of a map     E: hidden channels of a block's MLP
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from smmcl.modeling.layers.common import GELU
+from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
+
+# Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of
+# 5 MB each, which a processor still has in its cache for the next operation.
+PART_WIDTHS = (64, 256, 1024, 4096)
+
+
+class ActivatedConv(nn.Module):
+    """A convolution whose GELU, on a CPU, is applied to each piece of the map as it is made."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, feature: Tensor) -> Tensor:
+        conv, dtype = self.conv, self.conv.weight.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        is_captured = torch.compiler.is_compiling()  # an exported file runs where oneDNN is not
+        if is_captured or conv.weight.device.type != "cpu" or not _is_fused(dtype):
+            return torch.ops.aten.gelu_(conv(feature))
+        # oneDNN's own, as torch.compile calls it; autocast does not know it.
+        return torch.ops.mkldnn._convolution_pointwise(
+            feature.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
+            conv.padding, conv.stride, conv.dilation, conv.groups, "gelu", [], "none",
+        )  # fmt: skip
+
+
+def _is_fused(dtype: torch.dtype) -> bool:
+    """Whether oneDNN is there and computes in this type on this processor."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32
+
+
+def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A copy for inference alone: the same function up to rounding, by the same forward passes.
+
+    Batch norms, MSCAN's layer scales and on a CPU GELUs become part of the convolutions beside
+    them, and wide MLPs sums of narrower ones, since hidden channels do not see each other.
+
+    Args:
+        model: any module; what has nothing to fold is copied as it is.
+        dtype: of the convolutions' weights. torch.bfloat16 spares autocast, under which the copy
+            then has to run, to convert them for every pair.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(model.modules()):
+        if isinstance(module, nn.Sequential):
+            _fold_sequence(module)
+        if isinstance(module, MSCAN):
+            for stage, width in zip(module.stages, PART_WIDTHS, strict=True):
+                for block in stage.blocks:
+                    if block.layer_scale_1 is not None:  # not folded before
+                        _fold_block(block)
+                        block.mlp = _split(block.mlp, width)
+                        _activate(block.attention, "project_in")
+                        for part in block.mlp:
+                            _activate(part, "depthwise")
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(dtype)
+    return model
+
+
+def _fold_sequence(layers: nn.Sequential) -> None:
+    """A norm, then a GELU goes into the convolution before it, which takes its place."""
+    for i in range(1, len(layers)):
+        conv = layers[i - 1]
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if isinstance(layers[i], nn.BatchNorm2d):
+            layers[i - 1], layers[i] = nn.Identity(), fuse_conv_bn_eval(conv, layers[i])
+        elif isinstance(layers[i], GELU):
+            layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv)
+
+
+def _activate(module: nn.Module, name: str) -> None:
+    """The module's activation goes into its convolution of this name."""
+    setattr(module, name, ActivatedConv(getattr(module, name)))
+    module.activation = nn.Identity()
+
+
+def _fold_block(block: Block) -> None:
+    attention, mlp = block.attention, block.mlp
+    _fold_before(block.norm1, attention.project_in)
+    _fold_before(block.norm2, mlp.expand)
+    _scale(attention.project_out, block.layer_scale_1)
+    _scale(mlp.reduce, block.layer_scale_2)
+    # Around the attention goes what the norm gave, times the scale.
+    attention.shortcut = block.norm1
+    attention.shortcut.weight *= block.layer_scale_1
+    attention.shortcut.bias *= block.layer_scale_1
+    block.norm1, block.norm2 = nn.Identity(), nn.Identity()
+    block.layer_scale_1, block.layer_scale_2 = None, None
+
+
+def _fold_before(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
+    """Into a 1x1 convolution, which pads nothing."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)  # (C,)
+    conv.bias += conv.weight.flatten(1) @ (norm.bias - norm.running_mean * scale)
+    conv.weight *= scale[:, None, None]
+
+
+def _scale(conv: nn.Conv2d, scale: Tensor) -> None:
+    """Multiplies what the convolution gives by a scale (C,)."""
+    conv.weight *= scale[:, None, None, None]
+    conv.bias *= scale
+
+
+def _split(mlp: ConvMLP, width: int) -> Sum:
+    """MLPs of at most `width` hidden channels each, whose sum is the given one."""
+    state, parts = mlp.state_dict(), []
+    num_hidden = mlp.expand.out_channels
+    for hidden in torch.arange(num_hidden).chunk(-(-num_hidden // width)):  # some of 0..E - 1
+        with torch.device("meta"):
+            part = ConvMLP(mlp.expand.in_channels, hidden_width=len(hidden))
+        narrow = {
+            name: value[:, hidden] if name == "reduce.weight" else value[hidden]
+            for name, value in state.items()
+            if name != "reduce.bias"
+        }
+        narrow["reduce.bias"] = state["reduce.bias"] * (not parts)  # only once in the sum
+        part.load_state_dict(narrow, assign=True)
+        parts.append(part.requires_grad_(False))
+    return Sum(parts)

@@ -1,0 +1,263 @@
+"""From a pair of images, in whatever form, to labels and probabilities: the model as a library.
+
+Shape shorthand in this module:
+    K: classes     H, W: size of a pair     A: channels of the auxiliary image
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smmcl.config import build_config
+from smmcl.d2 import CfgNode, build_model
+from smmcl.data.datasets.build import agreed_metadata, register_facts
+from smmcl.data.decoding import decode
+from smmcl.data.geometry import PairGeometry
+from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
+from smmcl.data.reader import check_same_size, convert_auxiliary, convert_visible
+from smmcl.engine.checkpoint import read_facts
+from smmcl.engine.trainer import changed, check_datasets, find_weights, load_weights, with_device
+from smmcl.files.yaml import as_config, as_keys, load_yaml
+from smmcl.inference.fold import fold
+from smmcl.inference.sliding_window import wrap_for_test
+from smmcl.visualization.panels import draw_pair, pictures
+from smmcl.weights.files import read_file
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class Prediction(NamedTuple):
+    """What the model says about one pair.
+
+    labels: (H, W) uint8, the most probable class of each pixel.
+    probabilities: (K, H, W) float32, which sum to 1 over the classes.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+class Predictor:
+    """A trained model that takes images and gives labels; several threads may share one.
+
+    Paths, PIL images, arrays and tensors hold the same values: those stored in a file of the
+    dataset that the model was trained on. Arrays are (H, W), (H, W, 1) or (H, W, channels),
+    tensors (H, W) or (channels, H, W); colours are in the order red, green, blue.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: of the model. MODEL.WEIGHTS, or the last checkpoint of OUTPUT_DIR, fills it. What
+                the images hold is told by its datasets, but of those that the model was trained
+                and tested on the checkpoint tells all: their files need not be there.
+        """
+        cfg = with_device(cfg)
+        path = find_weights(cfg)
+        names = datasets_of(cfg, read_facts(path))
+        cfg = changed(cfg, "MODEL.WEIGHTS", path, "DATASETS.TRAIN", (), "DATASETS.TEST", names)
+        check_datasets(cfg)
+        self.cfg = cfg
+        model = build_model(cfg)
+        load_weights(cfg, model)
+        self.model = fold(model)
+        self.metadata = agreed_metadata(names)
+        self.mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=names[0])
+        # Who trained with missing images may leave them out.
+        corruption = cfg.INPUT.CORRUPTION
+        self.needs_auxiliary = bool(cfg.MODEL.PAIR.AUXILIARY.NAME) and not (
+            corruption.PROBABILITY and "missing" in corruption.NAMES
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        config_file: str | Path | None = None,
+        overrides: Sequence[Any] = (),
+    ) -> "Predictor":
+        """Builds the predictor of a training run.
+
+        Args:
+            path: of the checkpoint.
+            config_file: of the run, or name of a shipped one; by default the config that the
+                checkpoint holds, else the config.yaml beside it.
+            overrides: alternating config keys and values, such as ("MODEL.DEVICE", "cuda:1").
+        """
+        overrides = [*overrides, "MODEL.WEIGHTS", str(path)]
+        if config_file is None and (text := read_facts(path).get("config")):
+            return cls(build_config(f"the config in {path}", overrides, text=text))
+        beside = Path(path).with_name("config.yaml")
+        if config_file is None and not beside.is_file():
+            if Path(path).exists():
+                read_file(str(path))  # what is no checkpoint at all is refused by its kind
+            raise FileNotFoundError(
+                f"checkpoint {path} does not exist or holds no config, and there is no {beside}. "
+                "Correct the path, or name its config as config_file."
+            )
+        return cls(build_config(str(config_file or beside), overrides))
+
+    @overload
+    def __call__(self, visible: ImageLike, auxiliary: ImageLike | None = None) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, visible: Sequence[ImageLike], auxiliary: Sequence[ImageLike] | None = None
+    ) -> list[Prediction]: ...
+
+    def __call__(self, visible: Any, auxiliary: Any = None) -> Prediction | list[Prediction]:
+        """Predicts one pair, or a list of pairs of any sizes.
+
+        Args:
+            visible: an image, or a list or tuple of them.
+            auxiliary: as many. None if the visible ones have it as their fourth channel, or if
+                the model has no auxiliary stream.
+
+        Returns:
+            `Prediction` at the pair's own size, or a list of them.
+        """
+        if not isinstance(visible, (list, tuple)):
+            return self.predict([self.prepare(visible, auxiliary)])[0]
+        others = [None] * len(visible) if auxiliary is None else auxiliary
+        if len(others) != len(visible):
+            raise ValueError(
+                f"there are {len(visible)} visible but {len(others)} auxiliary images. "
+                "Give one of each for every pair."
+            )
+        return self.predict([self.prepare(*pair) for pair in zip(visible, others, strict=True)])
+
+    def prepare(
+        self,
+        visible: ImageLike,
+        auxiliary: ImageLike | None = None,
+        *,
+        short_side: int | None = None,
+    ) -> dict[str, Any]:
+        """Makes the model's input of one pair, as the mapper does of a record of the catalog.
+
+        Args:
+            visible, auxiliary: as in a call.
+            short_side: pixels that the shorter side is brought to for the model, whose prediction
+                returns to the visible image's own size; the two images may then differ in size.
+
+        Returns:
+            "image" (3, H, W), "auxiliary" (A, H, W), "height", "width", and "file_name" if known.
+        """
+        stored, mode, name = _stored(visible, role="visible image")
+        image = convert_visible(stored, mode, path=name, fmt=self.mapper.image_format)
+        channels, other_name = self.mapper.auxiliary_channels, name
+        if auxiliary is not None:
+            stored, mode, other_name = _stored(auxiliary, role="auxiliary image")
+        if auxiliary is None and mode != "RGBA":
+            self._check_needs_no_auxiliary(name)
+            other = np.zeros((*image.shape[:2], channels), dtype=np.uint8)  # (H, W, A)
+        else:
+            other = convert_auxiliary(
+                stored, mode, path=other_name, contract=self.mapper.contract, channels=channels
+            )
+        height, width = image.shape[:2]
+        if short_side is None:
+            check_same_size(image, name, other, other_name)
+        else:
+            factor = short_side / min(height, width)
+            size = (round(factor * height), round(factor * width))
+            geometry = PairGeometry(False, size, (0, 0), size)
+            image, other = (geometry.apply(part, fill=0) for part in (image, other))
+        return {
+            "image": channels_first(image),  # (3, H, W)
+            "auxiliary": channels_first(other),  # (A, H, W)
+            "height": height,
+            "width": width,
+            "file_name": name,
+        }
+
+    def predict(self, inputs: Sequence[dict[str, Any]]) -> list[Prediction]:
+        """Predicts pairs that `prepare` or the mapper made.
+
+        Pairs of one size go through the model together. Others go alone, since the padding to a
+        common size would change their result.
+        """
+        if len({tuple(pair["image"].shape) for pair in inputs}) > 1:
+            return [prediction for pair in inputs for prediction in self.predict([pair])]
+        with torch.inference_mode():
+            outputs = wrap_for_test(self.cfg, self.model)(list(inputs))  # as in evaluation
+            scores = [output["sem_seg"].float().softmax(dim=0) for output in outputs]  # (K, H, W)
+        return [
+            Prediction(part.max(dim=0).indices.byte().cpu().numpy(), part.cpu().numpy())
+            for part in scores
+        ]
+
+    def visualize(
+        self, visible: ImageLike, auxiliary: ImageLike | None = None, *, heading: str = ""
+    ) -> Image.Image:
+        """Draws one pair with its prediction and a legend; a notebook shows the result."""
+        inputs = self.prepare(visible, auxiliary)
+        labels = self.predict([inputs])[0].labels
+        return Image.fromarray(self.draw(inputs, maps={"prediction": labels}, heading=heading))
+
+    def draw(
+        self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], **options: Any
+    ) -> np.ndarray:
+        """The panel of a prepared pair with label maps; `panels.draw_pair` has the options."""
+        visible, auxiliary = pictures(inputs, fmt=self.mapper.image_format)
+        facts = {"kind": self.mapper.contract.kind, "metadata": self.metadata}
+        return draw_pair(visible, auxiliary, maps=maps, **facts, **options)
+
+    def _check_needs_no_auxiliary(self, name: str) -> None:
+        if self.needs_auxiliary:
+            raise ValueError(
+                f"no auxiliary image comes with {name}, which has no fourth channel either. Give "
+                "one, or use a model without auxiliary stream (MODEL.PAIR.AUXILIARY.NAME ''), or "
+                "one trained with missing images (INPUT.CORRUPTION)."
+            )
+
+
+def datasets_of(cfg: CfgNode, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """The registered datasets that say what a model's images hold.
+
+    Args:
+        cfg: names the datasets.
+        facts: of the checkpoint; its "inputs" stand for the datasets of its "config".
+    """
+    names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
+    if not {"config", "inputs"} <= facts.keys():
+        return names
+    source = "the config in the checkpoint"
+    told = as_config([as_keys(load_yaml(facts["config"], source), source)], source)
+    try:
+        known = (*told["DATASETS"]["TRAIN"], *told["DATASETS"]["TEST"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{source} has no lists DATASETS.TRAIN and DATASETS.TEST.") from error
+    others = tuple(name for name in names if name not in known)
+    return others or (register_facts(facts["inputs"]),)
+
+
+def _stored(image: ImageLike, *, role: str) -> tuple[np.ndarray, str, str]:
+    """The stored values, (H, W) or (H, W, channels), Pillow's mode of them, and a name."""
+    if isinstance(image, (str, Path)):
+        return *decode(image, role=role), str(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image  # (H, W, channels)
+    if isinstance(image, np.ndarray):
+        image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
+        try:
+            image = Image.fromarray(np.ascontiguousarray(image))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{role} is an array of shape {image.shape} and type {image.dtype}. Give the "
+                "values stored in a file: 8-bit (H, W, 3 or 4), or (H, W) of uint8, uint16, int32 "
+                "or float32."
+            ) from error
+    if not isinstance(image, Image.Image):
+        raise ValueError(
+            f"{role} is a {type(image).__name__}. Give a path, a PIL image, a NumPy array or a "
+            "tensor, or lists of them."
+        )
+    return np.asarray(image), image.mode, f"<{role}>"

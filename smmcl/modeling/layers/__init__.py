@@ -1,0 +1,1 @@
+"""Small pieces that streams, fusions, heads and the contrast share."""

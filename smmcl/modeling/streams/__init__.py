@@ -1,0 +1,1 @@
+"""The networks that one image of a pair goes through."""

@@ -1,0 +1,1 @@
+"""Weight files: reading them, and published names as ours."""

@@ -1,0 +1,85 @@
+"""Changes of appearance: what they touch, how often, and what the simulated dark looks like."""
+
+import numpy as np
+import pytest
+
+from smmcl.data.appearance.photometric import LowLight, ModalityCorruption, PhotometricJitter
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    visible = rng.integers(60, 200, (40, 50, 3), dtype=np.uint8)
+    return visible, rng.integers(1, 256, (40, 50, 1), dtype=np.uint8)
+
+
+def test_jitter_by_hand():
+    # Strength 0 changes nothing; grey pixels have no saturation to lose.
+    image = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)
+    unchanged, _ = PhotometricJitter(0.0)(image, image, np.random.default_rng(0))
+    assert np.array_equal(unchanged, image)
+    grey = np.full((2, 2, 3), 100, np.uint8)
+    changed, _ = PhotometricJitter(0.4)(grey, grey, np.random.default_rng(0))
+    assert len(np.unique(changed)) == 1
+
+
+def test_jitter_weights_follow_the_channel_order():
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    rgb, _ = PhotometricJitter(0.5)(image, image, np.random.default_rng(2))
+    bgr, _ = PhotometricJitter(0.5, "BGR")(image[..., ::-1], image, np.random.default_rng(2))
+    assert np.abs(rgb.astype(int) - bgr[..., ::-1]).max() <= 1
+
+
+@pytest.mark.parametrize("change", [PhotometricJitter(0.4), LowLight(1.0)])
+def test_auxiliary_stays(pair, change):
+    visible, auxiliary = change(*pair, np.random.default_rng(0))
+    assert auxiliary is pair[1]
+    assert visible.shape == pair[0].shape
+    assert visible.dtype == np.uint8
+    assert not np.array_equal(visible, pair[0])
+
+
+def test_low_light_is_darker_and_noisier():
+    flat = np.full((60, 60, 3), 180, np.uint8)
+    for seed in range(10):
+        dark, _ = LowLight(1.0)(flat, flat, np.random.default_rng(seed))
+        assert dark.mean() < 0.75 * flat.mean()
+        assert dark.std(axis=(0, 1)).min() > 0.5
+
+
+def test_low_light_exposure_by_hand():
+    # Two stops less, nothing else: a quarter of the light, 255 * 0.25 ^ (1 / 2.2) = 135.8.
+    change = LowLight(1.0, stops=(-2, -2), gamma=(1, 1), cast=0.0, photons=(1e8, 1e8),
+                      read_noise=(0.0, 0.0))  # fmt: skip
+    white = np.full((50, 50, 3), 255, np.uint8)
+    dark, _ = change(white, white, np.random.default_rng(0))
+    assert dark.mean() == pytest.approx(135.8, abs=0.5)
+
+
+def test_low_light_noise_is_that_of_photons():
+    # 100 photons at white: a standard deviation of 10 in a linear image.
+    change = LowLight(1.0, stops=(0, 0), gamma=(1, 1), cast=0.0, photons=(100, 100),
+                      read_noise=(0.0, 0.0))  # fmt: skip
+    grey = np.full((200, 200, 3), 128, np.uint8)  # 22 photons
+    seen, _ = change(grey, grey, np.random.default_rng(0))
+    photons = 100 * (seen / 255.0) ** 2.2
+    expected = 100 * (128 / 255) ** 2.2
+    assert photons.mean() == pytest.approx(expected, rel=0.02)
+    assert photons.std() == pytest.approx(np.sqrt(expected), rel=0.03)
+
+
+def test_corruption_touches_one_image_and_each_in_its_turn(pair):
+    change = ModalityCorruption(0.5, ("missing",))
+    hits = []
+    for seed in range(400):
+        visible, auxiliary = change(*pair, np.random.default_rng(seed))
+        hits.append((not visible.any(), not auxiliary.any()))
+    both, neither = hits.count((True, True)), hits.count((False, False))
+    assert both == 0
+    assert 150 < neither < 250
+    assert 70 < hits.count((True, False)) < 130
+
+
+def test_unknown_corruption():
+    with pytest.raises(ValueError, match=r"fog: no such corruption.*blur"):
+        ModalityCorruption(1.0, ("fog", "blur"))

@@ -1,0 +1,66 @@
+"""What is exported equals the model; the exported program runs at any size."""
+
+import copy
+import pathlib
+
+import pytest
+import torch
+
+from smmcl.config import build_config
+from smmcl.engine.trainer import Trainer
+from smmcl.inference.export import FromPixels, TensorSegmentor, ToLabels, compare, export_program
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return Trainer.build_model(build_config(str(ROOT / "configs/synthetic_night.yaml"))).eval()
+
+
+def random_pair(*size: int, num: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(255 * torch.rand(num, 3, *size, generator=generator) for _ in range(2))
+
+
+def test_the_network_equals_the_model(model) -> None:
+    visible, auxiliary = random_pair(64, 72)
+    inputs = [{"image": a, "auxiliary": b} for a, b in zip(visible, auxiliary, strict=True)]
+    with torch.inference_mode():
+        wanted = torch.stack([output["sem_seg"] for output in model(inputs)])  # (N, K, H, W)
+        pixels = FromPixels(TensorSegmentor(model), model=model)
+        got = pixels(visible, auxiliary)
+        labels, probability = ToLabels(pixels)(visible, auxiliary)
+    assert torch.equal(wanted, got)
+    assert torch.equal(labels, wanted.argmax(dim=1))
+    torch.testing.assert_close(probability, wanted.softmax(dim=1).amax(dim=1))
+
+
+def test_the_branch_is_not_exported(model) -> None:
+    assert model.contrast is not None
+    names = dict(FromPixels(TensorSegmentor(model), model=model).named_parameters())
+    assert not [name for name in names if "contrast" in name]
+
+
+def test_compare_by_hand() -> None:
+    wanted = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # (1, 2, 1, 2): labels 0 and 1
+    got = torch.tensor([[[[0.5, 1.5]], [[0.0, 1.0]]]])  # labels 0 and 0
+    assert compare(wanted, got) == (1.5, 0.5)
+    assert compare(torch.tensor([[[3, 4]]]), torch.tensor([[[3, 6]]])) == (2.0, 0.5)
+    with pytest.raises(AssertionError):  # never by broadcasting
+        compare(wanted, wanted.expand(2, -1, -1, -1))
+
+
+def test_the_program_runs_at_any_size_and_number(model) -> None:
+    model = copy.deepcopy(model).double()  # two of its classes come closer than float32 rounds
+    network = FromPixels(TensorSegmentor(model), model=model).eval()
+    program = export_program(network, auxiliary_channels=3).module()
+    for num, *size in ((1, 96, 128), (2, 64, 64), (3, 71, 130)):
+        visible, auxiliary = random_pair(*size, num=num)
+        with torch.inference_mode():
+            difference, share = compare(network(visible, auxiliary), program(visible, auxiliary))
+        assert difference < 1e-9
+        assert share == 1
+    with pytest.raises(AssertionError, match="Guard failed"):  # below the least side
+        program(*random_pair(32, 32))
