@@ -5,19 +5,19 @@ import runpy
 import torch
 from torch import Tensor, nn
 
-from smmcl.modeling.fusion.base import FUSION_REGISTRY
+from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion
 
 
 @FUSION_REGISTRY.register()
-class GatedMaximum(nn.Module):
+class GatedMaximum(Fusion):
     """Each stream takes the stronger of the two responses, by a learned share per channel."""
 
-    def __init__(self, visible_width, auxiliary_width, *, hidden_width, fused_width, scale):
-        super().__init__()
+    def __init__(self, visible_width, auxiliary_width, *, fused_width, is_read=True):
+        super().__init__(visible_width, auxiliary_width, fused_width=fused_width, is_read=is_read)
         if visible_width != auxiliary_width:
             raise ValueError("GatedMaximum needs two streams of the same widths.")
-        self.share = nn.Parameter(torch.full((visible_width, 1, 1), scale))
-        self.fuse = None if fused_width is None else nn.Conv2d(visible_width, fused_width, 1)
+        self.share = nn.Parameter(torch.full((visible_width, 1, 1), 0.5))
+        self.fuse = nn.Conv2d(visible_width, fused_width, 1) if is_read else None
 
     def forward(self, visible: Tensor, auxiliary: Tensor):
         strongest = self.share * torch.maximum(visible, auxiliary)  # (N, C, H, W)

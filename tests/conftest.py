@@ -45,10 +45,11 @@ def tiny_config(tmp_path_factory) -> Callable:
     from smmcl.d2 import DatasetCatalog, MetadataCatalog
     from smmcl.data.datasets.synthetic.build import load_synthetic
     from smmcl.engine.trainer import setup
-    from smmcl.modeling.streams.base import STREAMS
+    from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
     from smmcl.modeling.streams.mscan import MSCAN
 
-    STREAMS["tiny"] = functools.partial(MSCAN, widths=(16, 16, 32, 32), depths=(1, 1, 1, 1))
+    if "tiny" not in STREAM_REGISTRY:
+        register_sizes({"tiny": {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}})(MSCAN)
     data = {"size": (64, 96), "root": tmp_path_factory.mktemp("pairs")}
     for split, count in (("train", 16), ("val", 6)):
         facts = MetadataCatalog.get(f"synthetic_night_{split}").as_dict()

@@ -42,7 +42,7 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
     streams = {side: getattr(model.backbone, side) for side in ("visible", "auxiliary")}
     parts = {f"{side} stream": list(s.stages) for side, s in streams.items() if s is not None}
     if all(stream is not None for stream in streams.values()):
-        parts["exchanges"] = list(model.backbone.exchanges)
+        parts["fusions"] = list(model.backbone.fusions)
     parts["head"] = [model.sem_seg_head]
     if model.contrast is not None:
         parts["branch"] = [model.contrast]

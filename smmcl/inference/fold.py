@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from smmcl.modeling.layers.common import GELU
+from smmcl.modeling.layers.activation import GELU
 from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
 
 # Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of

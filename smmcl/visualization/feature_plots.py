@@ -53,13 +53,13 @@ def look(predictor: Predictor, record: Mapping[str, Any], *, short_side: int | N
             "streams are compared, so a model of one stream cannot be."
         )
 
-    def keep(exchange: torch.nn.Module, pair: tuple[torch.Tensor, ...], _: object) -> None:
-        if hasattr(exchange, "coefficients"):
-            spatial, channel = exchange.coefficients(*pair)
+    def keep(fusion: torch.nn.Module, pair: tuple[torch.Tensor, ...], _: object) -> None:
+        if hasattr(fusion, "coefficients"):
+            spatial, channel = fusion.coefficients(*pair)
             modulation.append((spatial[0, 0].cpu().numpy(), float(channel.mean())))
 
     hooks = [model.backbone.register_forward_hook(lambda *call: features.update(call[2]))]
-    hooks += [exchange.register_forward_hook(keep) for exchange in model.backbone.exchanges]
+    hooks += [fusion.register_forward_hook(keep) for fusion in model.backbone.fusions]
     paths = record["file_name"], record["auxiliary_file_name"]
     inputs = predictor.prepare(*paths, short_side=short_side)
     model([inputs])

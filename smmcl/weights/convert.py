@@ -4,9 +4,11 @@ import logging
 import re
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from smmcl.modeling.streams import mscan
+from smmcl.modeling.streams.base import STREAM_REGISTRY, Stream
+from smmcl.modeling.streams.names import Names, Publisher
 from smmcl.weights.files import read_file, tensors_in
 
 FIRST_CONVOLUTION = "stages.0.embed.0.weight"  # of every stream
@@ -15,91 +17,15 @@ MIN_SHARE = 0.95  # of a stream's tensors, and of their values, that a file has 
 logger = logging.getLogger(__name__)
 
 
-class Names:
-    """Names of a publisher's tensors and ours, by their beginnings; the first rule that fits holds.
-
-    `{1}` in a publisher's name is a number counted from 1, `{0}` from 0 and `{2}` from 2; the
-    number is counted from 0 at the `{}` in ours.
-    """
-
-    def __init__(self, *rules: tuple[str, str]) -> None:
-        self.rules = rules
-
-    def to_ours(self, name: str) -> str | None:
-        """Our name; None where no rule fits."""
-        for theirs, ours in self.rules:
-            pattern = re.sub(r"\\{\d\\}", r"(\\d+)", re.escape(theirs))
-            if found := re.match(pattern, name):
-                starts = re.findall(r"\{(\d)\}", theirs)
-                numbers = [int(n) - int(s) for n, s in zip(found.groups(), starts, strict=True)]
-                return ours.format(*numbers) + name[found.end() :]
-        return None
-
-    def to_theirs(self, name: str) -> str | None:
-        """The publisher's name; None where no rule fits."""
-        for theirs, ours in self.rules:
-            if found := re.match(re.escape(ours).replace(r"\{\}", r"(\d+)"), name):
-                starts = re.findall(r"\{(\d)\}", theirs)
-                numbers = [int(n) + int(s) for n, s in zip(found.groups(), starts, strict=True)]
-                template = re.sub(r"\{\d\}", "{}", theirs)
-                return template.format(*numbers) + name[found.end() :]
-        return None
-
-
-SHARED = (  # by MSCAN and MiT
-    ("patch_embed{1}.proj.", "stages.{}.embed.0."),
-    ("patch_embed{1}.norm.", "stages.{}.embed.1."),
-    ("norm{1}.", "stages.{}.norm."),
-    ("block{1}.{0}.mlp.fc1.", "stages.{}.blocks.{}.mlp.expand."),
-    ("block{1}.{0}.mlp.dwconv.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),
-    ("block{1}.{0}.mlp.dwconv.", "stages.{}.blocks.{}.mlp.depthwise."),  # OpenMMLab's copies
-    ("block{1}.{0}.mlp.fc2.", "stages.{}.blocks.{}.mlp.reduce."),
-    ("block{1}.{0}.", "stages.{}.blocks.{}."),
-)
-MSCAN = Names(
-    ("patch_embed1.proj.{0}.", "stages.0.embed.{}."),
-    ("block{1}.{0}.attn.proj_1.", "stages.{}.blocks.{}.attention.project_in."),
-    ("block{1}.{0}.attn.proj_2.", "stages.{}.blocks.{}.attention.project_out."),
-    ("block{1}.{0}.attn.spatial_gating_unit.conv0.", "stages.{}.blocks.{}.attention.local."),
-    ("block{1}.{0}.attn.spatial_gating_unit.conv3.", "stages.{}.blocks.{}.attention.mix."),
-    (
-        "block{1}.{0}.attn.spatial_gating_unit.conv{0}_{1}.",
-        "stages.{}.blocks.{}.attention.strips.{}.{}.",
-    ),
-    *SHARED,
-)
-MIT = Names(
-    ("block{1}.{0}.attn.q.", "stages.{}.blocks.{}.attention.query."),
-    ("block{1}.{0}.attn.kv.", "stages.{}.blocks.{}.attention.key_value."),
-    ("block{1}.{0}.attn.proj.", "stages.{}.blocks.{}.attention.project."),
-    ("block{1}.{0}.attn.sr.", "stages.{}.blocks.{}.attention.reduce.0."),
-    ("block{1}.{0}.attn.norm.", "stages.{}.blocks.{}.attention.reduce.1."),
-    *SHARED,
-)
-TORCHVISION = Names(
-    ("conv1.", "stages.0.embed.0."),
-    ("bn1.", "stages.0.embed.1."),
-    ("layer{1}.{0}.conv{1}.", "stages.{}.blocks.{}.layers.{}.0."),
-    ("layer{1}.{0}.bn{1}.", "stages.{}.blocks.{}.layers.{}.1."),
-    ("layer{1}.{0}.downsample.", "stages.{}.blocks.{}.shortcut."),
-)
-DETECTRON2 = Names(
-    ("stem.conv1.norm.", "stages.0.embed.1."),
-    ("stem.conv1.", "stages.0.embed.0."),
-    ("res{2}.{0}.conv{1}.norm.", "stages.{}.blocks.{}.layers.{}.1."),
-    ("res{2}.{0}.conv{1}.", "stages.{}.blocks.{}.layers.{}.0."),
-    ("res{2}.{0}.shortcut.norm.", "stages.{}.blocks.{}.shortcut.1."),
-    ("res{2}.{0}.shortcut.", "stages.{}.blocks.{}.shortcut.0."),
-)
 AUTHORS = Names(
-    *((f"backbone.{theirs}", f"backbone.visible.{ours}") for theirs, ours in MSCAN.rules),
+    *((f"backbone.{theirs}", f"backbone.visible.{ours}") for theirs, ours in mscan.NAMES.rules),
     *(
         (re.sub(r"^(\w+?)(\d|\{1\})", r"backbone.\1_other\2", theirs), f"backbone.auxiliary.{ours}")
-        for theirs, ours in MSCAN.rules
+        for theirs, ours in mscan.NAMES.rules
     ),
-    ("backbone.module{1}.Spatial.encode.", "backbone.exchanges.{}.spatial."),
-    ("backbone.module{1}.Channel.encode.", "backbone.exchanges.{}.channel."),
-    ("backbone.fconv{1}.fusion_conv.0.", "backbone.exchanges.{}.fuse."),
+    ("backbone.module{1}.Spatial.encode.", "backbone.fusions.{}.spatial."),
+    ("backbone.module{1}.Channel.encode.", "backbone.fusions.{}.channel."),
+    ("backbone.fconv{1}.fusion_conv.0.", "backbone.fusions.{}.fuse."),
     ("backbone.projector_color.project.", "contrast.projectors.visible."),
     ("backbone.projector_other.project.", "contrast.projectors.auxiliary."),
     ("decode_head.conv_seg.", "sem_seg_head.classifier.1."),
@@ -110,30 +36,10 @@ AUTHORS = Names(
     ("decode_head.hamburger.ham_in.conv.", "sem_seg_head.hamburger.conv_in."),
     ("decode_head.hamburger.ham_out.conv.", "sem_seg_head.hamburger.conv_out."),
 )
-# Caffe2's names, which MSRA's ResNets have, in Detectron2's words.
-CAFFE2 = (
-    (r"^(res_)?conv1_", "stem.conv1_"),
-    (r"^(res\d)_(\d+)_branch1_", r"\1.\2.shortcut_"),
-    *((rf"^(res\d)_(\d+)_branch2{abc}_", rf"\1.\2.conv{i}_") for i, abc in enumerate("abc", 1)),
-    (r"_bn_", ".norm_"),
-    (r"_(w|gamma)$", ".weight"),
-    (r"_beta$", ".bias"),
-    (r"_(running_(mean|var))$", r".\1"),
-)
-MSRA = "MSRA's ResNet"
-# What each publisher calls its files, and a name that only its files have.
-PUBLISHERS = {
-    "SegNeXt's MSCAN": (MSCAN, "patch_embed1.proj.0.weight"),
-    "SegFormer's MiT": (MIT, "block1.0.attn.q.weight"),
-    "torchvision's ResNet": (TORCHVISION, "layer1.0.conv1.weight"),
-    "Detectron2's ResNet": (DETECTRON2, "res2.0.conv1.weight"),
-    MSRA: (DETECTRON2, "res2_0_branch2a_w"),
-}
 CLASSIFIER = re.compile(r"(head|fc|stem\.fc)\.(weight|bias)|fc1000(\.weight|_b)")
-PIXEL_STD = (58.395, 57.12, 57.375)  # of ImageNet's pixels, RGB
 
 
-def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
+def load_stream(stream: Stream, path: str, *, name: str) -> None:
     """Fills a stream from a published ImageNet file and logs what fitted and what did not.
 
     A first convolution of another number of input channels is summed over them, which is what it
@@ -149,16 +55,10 @@ def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
     state = {
         theirs.removeprefix("backbone."): value for theirs, value in tensors_in(data, path).items()
     }
-    publisher, names = _recognise(state, data, path)
-    if publisher == MSRA:
-        state = _from_caffe2(state)
-    if getattr(stream, "stride_in_1x1", False) != (publisher == MSRA):
-        raise ValueError(
-            f"{path} ({publisher}) is not for the {name}: the files by MSRA, which have their "
-            "stride in the 1x1 convolutions, fit the streams named _msra, and no others do."
-        )
+    publisher = _recognize(stream, state, data, path, name=name)
+    state = publisher.prepare(state) if publisher.prepare else state
     own = stream.state_dict()
-    filled, unexpected = _fitting(state, names, own)
+    filled, unexpected = _fitting(state, publisher.names, own)
     # Momentum does not use this counter, and files of before 2018 are without it.
     wanted = {key for key in own if not key.endswith("num_batches_tracked")}
     missing = sorted(wanted - set(filled))
@@ -168,14 +68,14 @@ def load_stream(stream: nn.Module, path: str, *, name: str) -> None:
     logger.log(
         logging.WARNING if missing or unexpected else logging.INFO,
         "%s from %s (%s): %d tensors matched, %.2f%% of the values; missing: %s; unexpected: %s",
-        *(name, path, publisher, len(filled), 100 * by_value),
+        *(name, path, publisher.title, len(filled), 100 * by_value),
         *(_listed(missing), _listed(unexpected)),
     )
     if share < MIN_SHARE:
         raise ValueError(
-            f"{path} ({publisher}) fills {share:.1%} of the {name}, less than {MIN_SHARE:.0%}; not "
-            f"{_listed(missing[:3])}, among others. Name the file of this very network, or '' to "
-            "start from random weights."
+            f"{path} ({publisher.title}) fills {share:.1%} of the {name}, less than "
+            f"{MIN_SHARE:.0%}; not {_listed(missing[:3])}, among others. Name the file of this "
+            "very network, or '' to start from random weights."
         )
     stream.load_state_dict({**own, **filled})
 
@@ -217,21 +117,31 @@ def convert_to_authors(data: dict[str, Any], path: str) -> dict[str, dict[str, T
     return {"model": {**model, **data.get("unused", {})}}
 
 
-def _recognise(state: dict[str, Tensor], data: dict[str, Any], path: str) -> tuple[str, Names]:
-    for publisher, (names, mark) in PUBLISHERS.items():
-        if mark not in state:
-            continue
-        if mark.startswith("res2.") and data.get("__author__") != "torchvision":
-            raise ValueError(
-                f"{path} is a ResNet by {data.get('__author__')}, not by torchvision, so its "
-                "stride may be in the 1x1 convolutions and its pixels others. Use torchvision's "
-                "file, for instance https://download.pytorch.org/models/resnet101-63fe2227.pth."
-            )
-        return publisher, names
-    raise ValueError(
-        f"{path} has tensors named {_listed([*state])}, which is none of {', '.join(PUBLISHERS)}. "
-        "Name an ImageNet file of one of them."
-    )
+def _recognize(
+    stream: Stream, state: dict[str, Tensor], data: dict[str, Any], path: str, *, name: str
+) -> Publisher:
+    """Whose file it is, by a name in it; a file for another stream is refused."""
+    known = {p.title: p for _, kind in STREAM_REGISTRY for p in kind.publishers}
+    fitting = {p.title: p for p in stream.publishers}
+    wanted = f"The {name} reads {' and '.join(fitting) or 'no published files'}"
+    found = next((p for p in {**known, **fitting}.values() if p.mark in state), None)
+    if found is None:
+        raise ValueError(
+            f"{path} has tensors named {_listed([*state][:9])}, and so on, which is none of "
+            f"{', '.join(known)}. {wanted}: name such a file."
+        )
+    if found.author and data.get("__author__") != found.author:
+        raise ValueError(
+            f"{path} is a ResNet by {data.get('__author__')}, not by {found.author}, so its stride "
+            "may be in the 1x1 convolutions and its pixels others. Use torchvision's file, for "
+            "instance https://download.pytorch.org/models/resnet101-63fe2227.pth."
+        )
+    if found.title not in fitting:
+        raise ValueError(
+            f"{path} is of {found.title}. {wanted}: name such a file, or in MODEL.PAIR the stream "
+            "that the file belongs to (MSRA's files belong to resnet50_msra and resnet101_msra)."
+        )
+    return found
 
 
 def _fitting(
@@ -248,18 +158,6 @@ def _fitting(
         elif not CLASSIFIER.fullmatch(theirs):
             unexpected.append(theirs)
     return filled, unexpected
-
-
-def _from_caffe2(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet by MSRA in Detectron2's names, its first convolution for normalised RGB pixels."""
-    renamed = {}
-    for name, value in state.items():
-        for pattern, replacement in CAFFE2:
-            name = re.sub(pattern, replacement, name)
-        renamed[name] = value
-    stem = renamed["stem.conv1.weight"]  # (64, 3, 7, 7), for BGR pixels that nothing divides
-    renamed["stem.conv1.weight"] = stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)
-    return renamed
 
 
 def _with_channels(weight: Tensor, num_channels: int) -> Tensor:

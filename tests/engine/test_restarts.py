@@ -1,7 +1,6 @@
 """A run that is killed at any moment, also while it writes a checkpoint, ends as if it had not."""
 
 import argparse
-import functools
 import multiprocessing
 import pathlib
 import random
@@ -13,7 +12,7 @@ import torch
 from smmcl.engine.trainer import Trainer, setup
 from smmcl.files.atomic import PREFIX
 from smmcl.modeling.streams import mscan
-from smmcl.modeling.streams.base import STREAMS
+from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_KILLS = 20
@@ -23,7 +22,8 @@ SIZE = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
 def train(folder: pathlib.Path) -> None:
     """200 iterations, on from where the last process was killed."""
     torch.set_num_threads(1)
-    STREAMS["tiny"] = functools.partial(mscan.MSCAN, **SIZE)
+    if "tiny" not in STREAM_REGISTRY:
+        register_sizes({"tiny": SIZE})(mscan.MSCAN)
     opts = [
         "OUTPUT_DIR", str(folder), "MODEL.PAIR.VISIBLE.NAME", "tiny",
         "MODEL.PAIR.AUXILIARY.NAME", "tiny", "MODEL.PAIR.VISIBLE.DROP_PATH_RATE", "0.2",

@@ -5,7 +5,6 @@ the parts of training that look at other things than single images or draw by pr
 """
 
 import argparse
-import functools
 import json
 import math
 import pathlib
@@ -24,7 +23,7 @@ from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.trainer import Trainer, setup
 from smmcl.modeling.head.hamburger import MatrixFactorization
 from smmcl.modeling.streams import mscan
-from smmcl.modeling.streams.base import STREAMS
+from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_ITERATIONS = 6
@@ -77,7 +76,9 @@ class ExactTrainer(Trainer):
 
 
 def config(folder: pathlib.Path, *overrides: str):
-    STREAMS["tiny"] = functools.partial(mscan.MSCAN, widths=(16, 16, 32, 32), depths=(1, 1, 1, 1))
+    if "tiny" not in STREAM_REGISTRY:
+        size = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
+        register_sizes({"tiny": size})(mscan.MSCAN)
     ensure_registered(["synthetic_night_val@64x96"])
     if "seven" not in DatasetCatalog:
         facts = MetadataCatalog.get("synthetic_night_val@64x96").as_dict()

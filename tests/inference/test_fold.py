@@ -10,7 +10,8 @@ from torch import nn
 from smmcl.config import build_config
 from smmcl.engine.trainer import Trainer
 from smmcl.inference.fold import fold
-from smmcl.modeling.layers.common import GELU, overwrite
+from smmcl.modeling.layers.activation import GELU
+from smmcl.modeling.layers.cpu import overwrite
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mscan import Block
 

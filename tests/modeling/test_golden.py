@@ -117,7 +117,7 @@ def test_names_map_one_to_one_and_the_recipe_fills_as_stated() -> None:
     shapes = [tuple(size for size in shape if size >= 0) for shape in keys["shapes"].tolist()]
     ours = dict(zip(map(AUTHORS.to_ours, names), shapes, strict=True))
     assert len(ours) == len(names) == 1782
-    unread = {"backbone.exchanges.0.fuse.weight", "backbone.exchanges.0.fuse.bias"}
+    unread = {"backbone.fusions.0.fuse.weight", "backbone.fusions.0.fuse.bias"}
     assert {name: shape for name, shape in ours.items() if name not in unread} == own
     for i in range(0, len(names), 31):
         value = filled(names[i], ours[AUTHORS.to_ours(names[i])])

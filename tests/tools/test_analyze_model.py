@@ -56,7 +56,7 @@ def test_table(call_tool, capsys) -> None:
         name, *cells = re.split(r" *\| *", line.strip("| "))
         if len(cells) == 8 and re.match(r"\d", cells[0]):
             rows[name] = [float(cell.partition(" ")[0]) for cell in cells]
-    parts = ["visible stream", "auxiliary stream", "exchanges", "head", "branch"]
+    parts = ["visible stream", "auxiliary stream", "fusions", "head", "branch"]
     assert list(rows) == [*parts, "all"]
     columns = ["parameters", "multiply-adds", "FLOPs", "outputs", "ms", "training FLOPs",
                "training outputs", "training ms"]  # fmt: skip

@@ -56,7 +56,7 @@ def test_the_result_fills_the_model_wholly(call_tool, authors, tmp_path) -> None
 
 def test_what_has_no_name_there_is_named(call_tool, tmp_path, caplog) -> None:
     logging.getLogger("smmcl").addHandler(caplog.handler)  # the tool ends propagation
-    state = {"backbone.exchanges.1.fuse.bias": torch.ones(1), "backbone.extra": torch.ones(1)}
+    state = {"backbone.fusions.1.fuse.bias": torch.ones(1), "backbone.extra": torch.ones(1)}
     torch.save({"model": state}, tmp_path / "ours.pth")
     call_tool("convert_weights", tmp_path / "ours.pth", tmp_path / "back.pth", "--to", "authors")
     assert "left out: backbone.extra" in caplog.text

@@ -1,48 +1,82 @@
-"""The registry of exchanges, and the one place that gives them their widths."""
+"""What every fusion promises, and the registry that a config chooses from.
+
+Shape shorthand in this module:
+    N: images in the batch     H, W: feature height and width
+    v, a: widths of the visible and the auxiliary stream     c: width of the fused feature
+"""
+
+from typing import Any
 
 from fvcore.common.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
-from smmcl.modeling.fusion.cross_modal import CrossModalModulation
-from smmcl.modeling.fusion.plain import PlainSum
+from smmcl.modeling.layers.cpu import PointConv
 
-# Widths c of the paper's encoders (MSCAN, MiT). The hidden layers of an exchange and the fused
-# features stay within them, whatever the streams' own widths are.
+# Widths of the paper's encoders (MSCAN, MiT), by stage. Fused features stay within them, whatever
+# the widths of the streams.
 PAPER_WIDTHS = (64, 128, 320, 512)
 
 FUSION_REGISTRY = Registry("FUSION")
 FUSION_REGISTRY.__doc__ = """
-Exchanges between streams, one module per stage: called with the widths of the two streams and the
-keywords `hidden_width`, `fused_width` and `scale`, they map (visible, auxiliary), each
-(N, C, H, W), to (visible', auxiliary', fused). With `fused_width` None, `fused` is None.
+Subclasses of `Fusion`, one module a stage. MODEL.FUSION.NAME chooses from it.
 """
-FUSION_REGISTRY.register(CrossModalModulation)
-FUSION_REGISTRY.register(PlainSum)
 
 
-def fused_widths(visible_widths: list[int], auxiliary_widths: list[int]) -> list[int]:
-    """Channels of the fused feature of each stage."""
-    widths = zip(visible_widths, auxiliary_widths, PAPER_WIDTHS, strict=True)
-    return [min(max(visible, auxiliary), paper) for visible, auxiliary, paper in widths]
+class Fusion(nn.Module):
+    """What the streams take from each other after one stage, and the feature that the head reads.
+
+    A subclass defines `forward`, and `from_config` where it has parameters of its own.
+    """
+
+    def __init__(
+        self,
+        visible_width: int,
+        auxiliary_width: int,
+        *,
+        fused_width: int,
+        is_read: bool = True,
+    ) -> None:
+        """
+        Args:
+            visible_width: v.
+            auxiliary_width: a.
+            fused_width: c.
+            is_read: a head reads the fused feature. Where none does, what makes it must not be
+                built: an unused parameter stops distributed training.
+        """
+        super().__init__()
+        self.visible_width = visible_width
+        self.auxiliary_width = auxiliary_width
+        self.fused_width = fused_width
+        self.is_read = is_read
+
+    @classmethod
+    def from_config(cls, cfg: Any, *, stage: int) -> dict[str, Any]:
+        """Further keyword arguments for a stage, 0 to 3."""
+        return {}
+
+    def forward(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """
+        Args:
+            visible: (N, v, H, W), the visible stream's stage output.
+            auxiliary: (N, a, H, W).
+
+        Returns:
+            what the next stages read, shapes as before; the fused feature (N, c, H, W), None if
+            no head reads it.
+        """
+        raise NotImplementedError
+
+    def regularization(self) -> dict[str, Tensor]:
+        """Training terms of its own on what the last `forward` saw: weighted, named `loss_*`."""
+        return {}
 
 
-def build_exchanges(
-    name: str,
-    *,
-    visible_widths: list[int],
-    auxiliary_widths: list[int],
-    has_fused: list[bool],
-    scale: float,
-) -> nn.ModuleList:
-    """One exchange for each stage; a stage whose fused feature nobody reads does not build it."""
-    fusion = FUSION_REGISTRY.get(name)
-    widths = fused_widths(visible_widths, auxiliary_widths)
-    return nn.ModuleList(
-        fusion(
-            visible, auxiliary, hidden_width=width, fused_width=width if is_read else None,
-            scale=scale,
-        )
-        for visible, auxiliary, width, is_read in zip(
-            visible_widths, auxiliary_widths, widths, has_fused, strict=True
-        )
-    )  # fmt: skip
+def fused_width(stage: int, visible_width: int, auxiliary_width: int) -> int:
+    """Channels of the fused feature of a stage, 0 to 3."""
+    return min(max(visible_width, auxiliary_width), PAPER_WIDTHS[stage])
+
+
+def match_width(width: int, receiving_width: int) -> nn.Module:
+    """A 1x1 convolution to the receiver's width, or nothing where the widths are equal."""
+    return nn.Identity() if width == receiving_width else PointConv(width, receiving_width)

@@ -2,20 +2,24 @@
 
 Shape shorthand in this module:
     N: images in the batch     H, W: feature height and width
-    v, a: widths of the visible and the auxiliary stream     c: width of hidden layers
+    v, a: widths of the visible and the auxiliary stream     c: width of the fused feature
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from smmcl.modeling.layers.common import GELU, overwrite
-from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, match_width
+from smmcl.modeling.layers.activation import GELU
+from smmcl.modeling.layers.cpu import PointConv, overwrite
 from smmcl.modeling.layers.init import init_encoder
 
 
-class CrossModalModulation(nn.Module):
-    """Exchange between the streams after one stage, and the fused feature that the head reads.
+@FUSION_REGISTRY.register()
+class CrossModalModulation(Fusion):
+    """What each stream takes from the other after one stage, by learned coefficients.
 
         S = sigmoid(MLP(cat(F_vis, F_aux)))                     where to take from the other
         k = sigmoid(MLP(cat(avg(cat), max(cat))))               which channels to take
@@ -32,43 +36,32 @@ class CrossModalModulation(nn.Module):
         visible_width: int,
         auxiliary_width: int,
         *,
-        hidden_width: int,
-        fused_width: int | None,
-        scale: float,
+        fused_width: int,
+        is_read: bool = True,
+        scale: float = 0.5,
     ) -> None:
         """
         Args:
-            visible_width: v.
-            auxiliary_width: a.
-            hidden_width: c; the MLPs' hidden layers are 2c (S) and 4c (k) wide.
-            fused_width: channels of the fused feature; None where no head reads it, then the
-                fusion is not built (an unused parameter stops distributed training).
+            visible_width, auxiliary_width, fused_width, is_read: as in `Fusion`; the hidden layers
+                of the MLPs are 2c (S) and 4c (k) wide.
             scale: s, 1 in the paper's equations and 0.5 in the authors' code.
         """
-        super().__init__()
+        super().__init__(visible_width, auxiliary_width, fused_width=fused_width, is_read=is_read)
         both = visible_width + auxiliary_width
         same = visible_width == auxiliary_width
-        self.visible_width = visible_width
-        self.auxiliary_width = auxiliary_width
         self.scale = scale
-        self.spatial = _mlp(both, 2 * hidden_width, 1)
-        self.channel = _mlp(2 * both, 4 * hidden_width, visible_width if same else both)
+        self.spatial = _mlp(both, 2 * fused_width, 1)
+        self.channel = _mlp(2 * both, 4 * fused_width, visible_width if same else both)
         self.to_visible = match_width(auxiliary_width, visible_width)
         self.to_auxiliary = match_width(visible_width, auxiliary_width)
-        self.fuse = None if fused_width is None else PointConv(both, fused_width)
+        self.fuse = PointConv(both, fused_width) if is_read else None
         init_encoder(self)
 
-    def forward(
-        self, visible: torch.Tensor, auxiliary: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            visible: (N, v, H, W), the visible stream's stage output.
-            auxiliary: (N, a, H, W).
+    @classmethod
+    def from_config(cls, cfg: Any, *, stage: int) -> dict[str, Any]:
+        return {"scale": cfg.MODEL.FUSION.SCALE}
 
-        Returns:
-            both modulated, shapes as before; the fused feature (N, fused_width, H, W) or None.
-        """
+    def forward(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         spatial, channel = self.coefficients(visible, auxiliary)
         # With one k for both directions, each slice is the whole of it.
         for_visible = channel[:, : self.visible_width]  # (N, v, 1, 1)
@@ -84,9 +77,7 @@ class CrossModalModulation(nn.Module):
         fused = self.fuse(torch.cat((new_visible, new_auxiliary), dim=1))  # (N, fused_width, H, W)
         return new_visible, new_auxiliary, fused
 
-    def coefficients(
-        self, visible: torch.Tensor, auxiliary: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def coefficients(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor]:
         """S (N, 1, H, W) and k (N, v, 1, 1), or (N, v + a, 1, 1) for unequal widths; in 0..1."""
         both = torch.cat((visible, auxiliary), dim=1)  # (N, v + a, H, W)
         pooled = (F.adaptive_avg_pool2d(both, 1), F.adaptive_max_pool2d(both, 1))
@@ -103,7 +94,3 @@ def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
         GELU(),
         PointConv(hidden_width, out_width),
     )
-
-
-def match_width(width: int, receiving_width: int) -> nn.Module:
-    return nn.Identity() if width == receiving_width else PointConv(width, receiving_width)

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.layers.common import ChannelNorm, DropPath, Stream, drop_path_rates
+from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
 from smmcl.modeling.layers.init import init_encoder
+from smmcl.modeling.layers.norm import ChannelNorm
+from smmcl.modeling.streams.base import Stream, register_sizes
+from smmcl.modeling.streams.names import SHARED_RULES, Names, Publisher
 
 SMALL, USUAL = (32, 64, 160, 256), (64, 128, 320, 512)
 
@@ -27,9 +30,21 @@ REDUCTIONS = (8, 4, 2, 1)  # how much coarser the copy is that a stage attends t
 EXPANSION = 4  # hidden width of the MLP, in widths of the stage
 NORM_EPS = 1e-6  # of blocks and stages; embeddings and reductions keep torch's default
 
+NAMES = Names(
+    ("block{1}.{0}.attn.q.", "stages.{}.blocks.{}.attention.query."),
+    ("block{1}.{0}.attn.kv.", "stages.{}.blocks.{}.attention.key_value."),
+    ("block{1}.{0}.attn.proj.", "stages.{}.blocks.{}.attention.project."),
+    ("block{1}.{0}.attn.sr.", "stages.{}.blocks.{}.attention.reduce.0."),
+    ("block{1}.{0}.attn.norm.", "stages.{}.blocks.{}.attention.reduce.1."),
+    *SHARED_RULES,
+)
 
+
+@register_sizes(SIZES)
 class MiT(Stream):
-    """The four stages of a Mix Transformer encoder; the sizes stand in `SIZES`."""
+    """The four stages of a Mix Transformer encoder; `SIZES` lists the sizes."""
+
+    publishers = (Publisher("SegFormer's MiT", NAMES, mark="block1.0.attn.q.weight"),)
 
     def __init__(
         self,

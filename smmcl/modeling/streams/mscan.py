@@ -7,16 +7,13 @@ Shape shorthand in this module:
 import torch
 from torch import nn
 
-from smmcl.modeling.layers.common import (
-    GELU,
-    ChannelNorm,
-    DropPath,
-    Stream,
-    drop_path_rates,
-    overwrite,
-)
-from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv
+from smmcl.modeling.layers.activation import GELU
+from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv, overwrite
+from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
 from smmcl.modeling.layers.init import init_encoder
+from smmcl.modeling.layers.norm import ChannelNorm
+from smmcl.modeling.streams.base import Stream, register_sizes
+from smmcl.modeling.streams.names import SHARED_RULES, Names, Publisher
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "mscan_t": {"widths": (32, 64, 160, 256), "depths": (3, 3, 5, 2)},
@@ -27,9 +24,25 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 EXPANSIONS = (8, 8, 4, 4)  # hidden width of the blocks' MLP, in widths of the stage
 STRIPS = (7, 11, 21)  # lengths of the strip convolutions
 
+NAMES = Names(
+    ("patch_embed1.proj.{0}.", "stages.0.embed.{}."),
+    ("block{1}.{0}.attn.proj_1.", "stages.{}.blocks.{}.attention.project_in."),
+    ("block{1}.{0}.attn.proj_2.", "stages.{}.blocks.{}.attention.project_out."),
+    ("block{1}.{0}.attn.spatial_gating_unit.conv0.", "stages.{}.blocks.{}.attention.local."),
+    ("block{1}.{0}.attn.spatial_gating_unit.conv3.", "stages.{}.blocks.{}.attention.mix."),
+    (
+        "block{1}.{0}.attn.spatial_gating_unit.conv{0}_{1}.",
+        "stages.{}.blocks.{}.attention.strips.{}.{}.",
+    ),
+    *SHARED_RULES,
+)
 
+
+@register_sizes(SIZES)
 class MSCAN(Stream):
-    """The four stages of MSCAN; the sizes stand in `SIZES`."""
+    """The four stages of MSCAN; `SIZES` lists the sizes."""
+
+    publishers = (Publisher("SegNeXt's MSCAN", NAMES, mark="patch_embed1.proj.0.weight"),)
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ Shape shorthand in this module:
     N: images in the batch     C: channels      H, W: feature height and width
 """
 
+import re
 from collections import OrderedDict
 from functools import partial
 from itertools import pairwise
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smmcl.modeling.layers.common import Stream
 from smmcl.modeling.layers.init import init_encoder
+from smmcl.modeling.streams.base import Stream, register_sizes
+from smmcl.modeling.streams.names import Names, Publisher
 
 BASIC, BOTTLENECK = (3, 3), (1, 3, 1)  # kernels of a block's convolutions
 NARROW, WIDE = (64, 128, 256, 512), (256, 512, 1024, 2048)
@@ -31,9 +33,64 @@ SIZES |= {
 }
 STEM_WIDTH = 64
 
+TORCHVISION = Names(
+    ("conv1.", "stages.0.embed.0."),
+    ("bn1.", "stages.0.embed.1."),
+    ("layer{1}.{0}.conv{1}.", "stages.{}.blocks.{}.layers.{}.0."),
+    ("layer{1}.{0}.bn{1}.", "stages.{}.blocks.{}.layers.{}.1."),
+    ("layer{1}.{0}.downsample.", "stages.{}.blocks.{}.shortcut."),
+)
+DETECTRON2 = Names(
+    ("stem.conv1.norm.", "stages.0.embed.1."),
+    ("stem.conv1.", "stages.0.embed.0."),
+    ("res{2}.{0}.conv{1}.norm.", "stages.{}.blocks.{}.layers.{}.1."),
+    ("res{2}.{0}.conv{1}.", "stages.{}.blocks.{}.layers.{}.0."),
+    ("res{2}.{0}.shortcut.norm.", "stages.{}.blocks.{}.shortcut.1."),
+    ("res{2}.{0}.shortcut.", "stages.{}.blocks.{}.shortcut.0."),
+)
+# Caffe2's names, which MSRA's ResNets have, in Detectron2's words.
+CAFFE2 = (
+    (r"^(res_)?conv1_", "stem.conv1_"),
+    (r"^(res\d)_(\d+)_branch1_", r"\1.\2.shortcut_"),
+    *((rf"^(res\d)_(\d+)_branch2{abc}_", rf"\1.\2.conv{i}_") for i, abc in enumerate("abc", 1)),
+    (r"_bn_", ".norm_"),
+    (r"_(w|gamma)$", ".weight"),
+    (r"_beta$", ".bias"),
+    (r"_(running_(mean|var))$", r".\1"),
+)
 
+PIXEL_STD = (58.395, 57.12, 57.375)  # of ImageNet's pixels, RGB
+
+
+def from_caffe2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A ResNet by MSRA in Detectron2's names, its first convolution for normalized RGB pixels."""
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in CAFFE2:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    stem = renamed["stem.conv1.weight"]  # (64, 3, 7, 7), for BGR pixels that nothing divides
+    renamed["stem.conv1.weight"] = stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)
+    return renamed
+
+
+BY_TORCHVISION = Publisher("torchvision's ResNet", TORCHVISION, mark="layer1.0.conv1.weight")
+BY_DETECTRON2 = Publisher(
+    "Detectron2's ResNet", DETECTRON2, mark="res2.0.conv1.weight", author="torchvision"
+)
+BY_MSRA = Publisher(
+    "MSRA's ResNet (stride in the 1x1 convolutions)",
+    DETECTRON2,
+    mark="res2_0_branch2a_w",
+    prepare=from_caffe2,
+)
+
+
+@register_sizes(SIZES)
 class ResNet(Stream):
-    """The four stages of a ResNet, the stem part of the first; the sizes stand in `SIZES`."""
+    """The four stages of a ResNet, the stem part of the first; `SIZES` lists the sizes."""
+
+    publishers = (BY_TORCHVISION, BY_DETECTRON2, BY_MSRA)
 
     def __init__(
         self,
@@ -71,7 +128,8 @@ class ResNet(Stream):
             blocks = nn.Sequential(*blocks)
             stages.append(nn.Sequential(OrderedDict(embed=embed, blocks=blocks)))
         super().__init__(stages, widths=widths)
-        self.stride_in_1x1 = stride_in_1x1
+        # Where a network halves its maps does not show in the shapes of its weights.
+        self.publishers = (BY_MSRA,) if stride_in_1x1 else (BY_TORCHVISION, BY_DETECTRON2)
         init_encoder(self)
 
 

@@ -41,8 +41,8 @@ def test_odd_sizes_pass() -> None:
 def test_a_fusion_that_no_head_reads_is_not_built() -> None:
     backbone = build()
     assert "res2" not in backbone.output_shape()
-    assert backbone.exchanges[0].fuse is None
-    assert backbone.exchanges[1].fuse is not None
+    assert backbone.fusions[0].fuse is None
+    assert backbone.fusions[1].fuse is not None
     everything = build("MODEL.SEM_SEG_HEAD.IN_FEATURES", '["res2", "res3", "res4", "res5"]')
     assert "res2" in everything.output_shape()
 

@@ -23,7 +23,7 @@ def numel(module: nn.Module) -> int:
 
 def test_modulation_by_hand() -> None:
     # All weights zero: S = sigmoid(ln 3) = 3/4 and k = sigmoid(0) = 1/2 by their last biases.
-    fusion = zeroed(CrossModalModulation(2, 2, hidden_width=2, fused_width=1, scale=0.5)).double()
+    fusion = zeroed(CrossModalModulation(2, 2, fused_width=1, scale=0.5)).double()
     nn.init.constant_(fusion.spatial[4].bias, math.log(3))
     nn.init.ones_(fusion.fuse.weight)
     visible = torch.tensor([1.0, 2.0]).double().reshape(1, 2, 1, 1)
@@ -38,7 +38,7 @@ def test_modulation_by_hand() -> None:
 @pytest.mark.parametrize(("v", "a", "c"), [(4, 4, 4), (8, 8, 4), (6, 3, 4)])
 def test_modulation_equals_a_loop_over_the_equations(v: int, a: int, c: int) -> None:
     torch.manual_seed(0)
-    fusion = CrossModalModulation(v, a, hidden_width=c, fused_width=5, scale=0.7).double()
+    fusion = CrossModalModulation(v, a, fused_width=5, scale=0.7).double()
     visible = torch.randn(2, v, 3, 4).double()
     auxiliary = torch.randn(2, a, 3, 4).double()
     new_visible, new_auxiliary, fused = fusion(visible, auxiliary)
@@ -71,16 +71,13 @@ def test_modulation_equals_a_loop_over_the_equations(v: int, a: int, c: int) -> 
 
 
 def test_paper_widths_have_the_paper_s_parameters() -> None:
-    fusions = [
-        CrossModalModulation(c, c, hidden_width=c, fused_width=c, scale=0.5)
-        for c in (64, 128, 320, 512)
-    ]
+    fusions = [CrossModalModulation(c, c, fused_width=c, scale=0.5) for c in (64, 128, 320, 512)]
     assert sum(numel(fusion.fuse) for fusion in fusions) == 771_072
     assert sum(numel(fusion) for fusion in fusions) == 16_956_420 + 771_072
 
 
 def test_wide_streams_keep_the_hidden_widths() -> None:
-    fusion = CrossModalModulation(256, 256, hidden_width=64, fused_width=64, scale=0.5)
+    fusion = CrossModalModulation(256, 256, fused_width=64, scale=0.5)
     assert [fusion.spatial[i].out_channels for i in (0, 2, 4)] == [128, 128, 1]
     assert [fusion.channel[i].out_channels for i in (0, 2, 4)] == [256, 256, 256]
     assert fusion.fuse.out_channels == 64
@@ -88,7 +85,7 @@ def test_wide_streams_keep_the_hidden_widths() -> None:
 
 def test_scale_zero_is_no_exchange() -> None:
     visible, auxiliary = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
-    fusion = CrossModalModulation(4, 4, hidden_width=4, fused_width=4, scale=0.0)
+    fusion = CrossModalModulation(4, 4, fused_width=4, scale=0.0)
     new_visible, new_auxiliary, _ = fusion(visible, auxiliary)
     torch.testing.assert_close(new_visible, visible, rtol=0, atol=0)
     torch.testing.assert_close(new_auxiliary, auxiliary, rtol=0, atol=0)
@@ -99,7 +96,7 @@ def test_scale_zero_is_no_exchange() -> None:
 def test_every_parameter_gets_a_gradient_and_unread_fusion_is_not_built(
     kind: type[nn.Module], v: int, a: int
 ) -> None:
-    fusion = kind(v, a, hidden_width=4, fused_width=4, scale=0.5)
+    fusion = kind(v, a, fused_width=4)
     visible, auxiliary = torch.randn(2, v, 5, 7), torch.randn(2, a, 5, 7)
     maps = fusion(visible, auxiliary)
     assert [tuple(m.shape) for m in maps] == [(2, v, 5, 7), (2, a, 5, 7), (2, 4, 5, 7)]
@@ -107,21 +104,21 @@ def test_every_parameter_gets_a_gradient_and_unread_fusion_is_not_built(
         sum(m.square().sum() for m in maps).backward()
     assert all(parameter.grad is not None for parameter in fusion.parameters())
 
-    unread = kind(v, a, hidden_width=4, fused_width=None, scale=0.5)
+    unread = kind(v, a, fused_width=4, is_read=False)
     assert unread(visible, auxiliary)[2] is None
     assert numel(unread) < numel(fusion) or numel(fusion) == 0
 
 
 def test_plain_sum_by_hand() -> None:
     visible, auxiliary = torch.randn(2, 1, 3, 2, 2).double()
-    fusion = PlainSum(3, 3, hidden_width=3, fused_width=3, scale=0.5)
+    fusion = PlainSum(3, 3, fused_width=3)
     new_visible, new_auxiliary, fused = fusion(visible, auxiliary)
     assert new_visible is visible
     assert new_auxiliary is auxiliary
     assert torch.equal(fused, visible + auxiliary)
     assert numel(fusion) == 0
 
-    fusion = zeroed(PlainSum(3, 2, hidden_width=3, fused_width=3, scale=0.5)).double()
+    fusion = zeroed(PlainSum(3, 2, fused_width=3)).double()
     nn.init.ones_(fusion.project_auxiliary.weight)
     auxiliary = torch.full((1, 2, 2, 2), 1.5).double()
     torch.testing.assert_close(fusion(visible, auxiliary)[2], visible + 3)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from smmcl.modeling.streams.base import build_stream
+from smmcl.modeling.streams.mit import NAMES as MIT
 from smmcl.modeling.streams.mit import SIZES, ReducedAttention
-from smmcl.weights.convert import MIT
 
 
 def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

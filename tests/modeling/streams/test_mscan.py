@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smmcl.modeling.layers.common import ChannelNorm, DropPath, drop_path_rates
+from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
+from smmcl.modeling.layers.norm import ChannelNorm
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mscan import Block, StripAttention
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from smmcl.modeling.streams.base import build_stream
-from smmcl.modeling.streams.resnet import BASIC, BOTTLENECK, Residual
-from smmcl.weights.convert import TORCHVISION
+from smmcl.modeling.streams.resnet import BASIC, BOTTLENECK, TORCHVISION, Residual
 
 
 def to_torchvision_from_transformers(name: str) -> str:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from smmcl.modeling.layers.common import recompute_blocks
-from smmcl.modeling.streams.base import STREAMS, build_stream
+from smmcl.modeling.layers.recompute import recompute_blocks
+from smmcl.modeling.streams.base import STREAM_REGISTRY, build_stream
 
-SMALL = [name for name in STREAMS if name.endswith(("_t", "_b0", "18"))]
+SMALL = [name for name, _ in STREAM_REGISTRY if name.endswith(("_t", "_b0", "18"))]
 
 
 @pytest.mark.parametrize("name", SMALL)
