@@ -21,7 +21,7 @@ class StepTrainer(SimpleTrainer):
     """`SimpleTrainer` for a small device: a batch goes through it in parts, or in fewer bits.
 
     A step of several parts is that of the whole batch: the losses of the parts are averaged, as
-    those of processes are, and the model is told what to divide its sum over pixels by. Only what
+    those of processes are, and each pair carries what its sum over pixels is divided by. Only what
     looks across the images of a batch sees less: batch norm in training, and contrast.
     """
 
@@ -36,8 +36,8 @@ class StepTrainer(SimpleTrainer):
     ) -> None:
         """
         Args:
-            model: bare or wrapped for several processes; above one part, its `loss_divisor` and
-                its argument of this name are used.
+            model: bare or wrapped for several processes; above one part, its `with_divisor` is
+                given the whole batch, if it has one.
             data_loader: gives this process's share of a step's batch, a multiple of `num_parts`.
             optimizer: of the model.
             num_parts: forward and backward passes per step.
@@ -65,16 +65,15 @@ class StepTrainer(SimpleTrainer):
     def _accumulate(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Adds up the gradients of the batch; returns its losses, means over the parts."""
         size = len(batch) // self.num_parts
-        told = {}
-        if self.num_parts > 1:
-            told["loss_divisor"] = bare(self.model).loss_divisor(batch, num_parts=self.num_parts)
+        if self.num_parts > 1 and hasattr(bare(self.model), "with_divisor"):
+            batch = bare(self.model).with_divisor(batch, num_parts=self.num_parts)
         means: dict[str, Tensor] = {}
         for start in range(0, len(batch), size):
             is_last = start + size == len(batch)
             # Processes exchange gradients once a step, after the last part.
             with contextlib.nullcontext() if is_last else unsynchronised(self.model):
                 with torch.autocast(self.device_type, self.dtype, enabled=bool(self.dtype)):
-                    losses = self.model(batch[start : start + size], **told)
+                    losses = self.model(batch[start : start + size])
                 losses = {name: loss / self.num_parts for name, loss in losses.items()}
                 self.scaler.scale(sum(losses.values())).backward()
             for name, loss in losses.items():

@@ -1,11 +1,14 @@
 """The whole model: a backbone for pairs, a head, and in training a contrastive branch.
 
+Read this file first. `forward` is `preprocess`, `normalize`, `features`, then `losses` or `infer`.
+
 Shape shorthand in this module:
     N: images in the batch     A: channels of the auxiliary image
     K: classes                 H, W: height and width of the padded batch
 """
 
 import logging
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,19 @@ from smmcl.modeling.contrastive.base import build_contrast
 from smmcl.modeling.head.base import precise, resize
 
 logger = logging.getLogger(__name__)
+
+
+class PairBatch(NamedTuple):
+    """The images of a batch, padded to one size, on the model's device.
+
+    visible: (N, 3, H, W).
+    auxiliary: (N, A, H, W); None where the model reads the visible image alone.
+    boxes: (top, left, bottom, right) of each pair's real pixels; the rest is padding.
+    """
+
+    visible: Tensor
+    auxiliary: Tensor | None
+    boxes: list[tuple[int, int, int, int]]
 
 
 @META_ARCH_REGISTRY.register()
@@ -81,104 +97,133 @@ class MultiModalSegmentor(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
-    def forward(
-        self, batched_inputs: list[dict], loss_divisor: Tensor | None = None
-    ) -> dict[str, Tensor] | list[dict]:
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
             batched_inputs: one dict per pair, as the mapper makes them, with
 
                 * "image": (3, H, W), "auxiliary": (A, H, W), values 0..255
-                * "sem_seg": (H, W) int64 labels, in training
                 * "valid_box": (top, left, bottom, right) of the pixels that are not padding
+                * "sem_seg": (H, W) int64 labels, in training
                 * "view_seed": int, from which the branch draws its views, in training
+                * "loss_divisor": see `with_divisor`, where these pairs are a part of a batch
                 * "height", "width": of the wanted prediction, if not the input's own
-            loss_divisor: of `loss_divisor`, where these pairs are a part of a larger batch.
 
         Returns:
             in training, losses by name, weighted; else one {"sem_seg": (K, height, width) logits}
             per pair.
         """
-        visible = self._normalised(batched_inputs, "image", self.pixel_mean, self.pixel_std)
-        auxiliary = self._normalised(
-            batched_inputs, "auxiliary", self.auxiliary_mean, self.auxiliary_std
-        )
-        features = self.backbone(
-            visible.tensor.contiguous(memory_format=torch.channels_last),
-            auxiliary.tensor.contiguous(memory_format=torch.channels_last),
-        )
+        pair = self.preprocess(batched_inputs)
+        pair = self.normalize(pair)
+        features = self.features(pair)
         if self.training:
-            return self._losses(features, batched_inputs, loss_divisor)
+            return self.losses(features, batched_inputs)
+        return self.infer(features, batched_inputs)
 
-        logits, _ = self.sem_seg_head(features)
-        logits = resize(precise(logits), visible.tensor.shape[-2:])  # (N, K, H, W)
-        return [
-            {"sem_seg": sem_seg_postprocess(scores, size, *_output_size(inputs, size))}
-            for scores, inputs, size in zip(
-                logits, batched_inputs, visible.image_sizes, strict=True
-            )
+    def preprocess(self, batched_inputs: list[dict]) -> PairBatch:
+        """Moves the images to the device and pads them to one size; values 0..1."""
+        visible, auxiliary = self._padded(batched_inputs, "image", self.pixel_mean), None
+        if self.backbone.reads_auxiliary:
+            auxiliary = self._padded(batched_inputs, "auxiliary", self.auxiliary_mean)
+        boxes = [
+            inputs.get("valid_box", (0, 0, *inputs["image"].shape[-2:]))
+            for inputs in batched_inputs
         ]
+        return PairBatch(visible, auxiliary, boxes)
 
-    def loss_divisor(self, batched_inputs: list[dict], *, num_parts: int) -> Tensor:
-        """What `forward` must be told when it gets a batch in `num_parts` parts."""
-        labels = self._labels(batched_inputs).to(self.device, non_blocking=True)
-        return self.sem_seg_head.divisor(labels, num_parts=num_parts)
+    def normalize(self, pair: PairBatch) -> PairBatch:
+        """Subtracts the means, divides by the deviations, and makes all padding 0.
 
-    def _labels(self, batched_inputs: list[dict]) -> Tensor:
-        """(N, H, W), on the CPU: sampling reads them without waiting for the device."""
-        return ImageList.from_tensors(
-            [inputs["sem_seg"] for inputs in batched_inputs],
-            self.backbone.size_divisibility,
-            self.sem_seg_head.ignore_value,
-        ).tensor
+        That is the mean color, which no real border of a scene is.
+        """
+        visible, auxiliary, boxes = pair
+        visible = (visible * 255 - self.pixel_mean) / self.pixel_std
+        _clear_padding(visible, boxes)
+        if auxiliary is not None:
+            auxiliary = (auxiliary * 255 - self.auxiliary_mean) / self.auxiliary_std
+            _clear_padding(auxiliary, boxes)
+        return PairBatch(visible, auxiliary, boxes)
 
-    def _losses(
-        self,
-        features: dict[str, Tensor],
-        batched_inputs: list[dict],
-        loss_divisor: Tensor | None,
-    ) -> dict[str, Tensor]:
+    def features(self, pair: PairBatch) -> dict[str, Tensor]:
+        """The backbone's features of a normalized pair, by name."""
+        images = (
+            None if image is None else image.contiguous(memory_format=torch.channels_last)
+            for image in (pair.visible, pair.auxiliary)
+        )
+        return self.backbone(*images)
+
+    def losses(self, features: dict[str, Tensor], batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """The head's, the fusions' and the branch's losses, weighted, each named `loss_*`."""
         labels = self._labels(batched_inputs)  # (N, H, W)
         if not (labels != self.sem_seg_head.ignore_value).any():
             names = ", ".join(str(inputs.get("sem_seg_file_name")) for inputs in batched_inputs)
-            logger.warning("A batch has no labelled pixel, so its losses are 0: %s", names)
+            logger.warning("A batch has no labeled pixel, so its losses are 0: %s", names)
         targets = labels.to(self.device, non_blocking=True)
-        _, losses = self.sem_seg_head(features, targets, loss_divisor)
+        divisor = batched_inputs[0].get("loss_divisor")
+        _, losses = self.sem_seg_head(features, targets, *([] if divisor is None else [divisor]))
+        losses = {**losses, **self.backbone.regularization()}
         if self.contrast is not None:
             seeds = [inputs["view_seed"] for inputs in batched_inputs]
-            # Exponentials of similarities need float32, whatever the rest computes in.
-            with torch.autocast(self.device.type, enabled=False):
-                losses.update(self.contrast(features, labels, seeds))
+            losses.update(self.contrast(features, labels, seeds))
         return losses
 
-    def _normalised(
-        self, batched_inputs: list[dict], key: str, mean: Tensor, std: Tensor
-    ) -> ImageList:
+    def infer(self, features: dict[str, Tensor], batched_inputs: list[dict]) -> list[dict]:
+        """One {"sem_seg": (K, height, width) logits} per pair, at the size that it asks for."""
+        logits, _ = self.sem_seg_head(features)
+        places = self._pad([inputs["image"][0].to("meta") for inputs in batched_inputs])
+        logits = resize(precise(logits), places.shape[-2:])  # (N, K, H, W)
+        results = []
+        for scores, inputs in zip(logits, batched_inputs, strict=True):
+            height, width = inputs["image"].shape[-2:]
+            size = inputs.get("height", height), inputs.get("width", width)
+            results.append({"sem_seg": sem_seg_postprocess(scores, (height, width), *size)})
+        return results
+
+    def with_divisor(self, batched_inputs: list[dict], *, num_parts: int) -> list[dict]:
+        """A whole batch, each pair with the divisor of the loss of its part, of `num_parts` parts.
+
+        A head without a `divisor` takes the mean over each part for itself, as Detectron2's do.
+        """
+        if not hasattr(self.sem_seg_head, "divisor"):
+            return batched_inputs
+        labels = self._labels(batched_inputs).to(self.device, non_blocking=True)
+        divisor = self.sem_seg_head.divisor(labels, num_parts=num_parts)
+        return [{**inputs, "loss_divisor": divisor} for inputs in batched_inputs]
+
+    def _labels(self, batched_inputs: list[dict]) -> Tensor:
+        """(N, H, W), on the CPU: sampling reads them without waiting for the device."""
+        labels = [inputs["sem_seg"] for inputs in batched_inputs]
+        return self._pad(labels, self.sem_seg_head.ignore_value)
+
+    def _padded(self, batched_inputs: list[dict], key: str, mean: Tensor) -> Tensor:
+        """The images under a key, (N, C, H, W), in 0..1."""
         images = []
         for inputs in batched_inputs:
-            image = inputs[key].to(self.device, non_blocking=True)  # (C, H, W)
-            if len(image) != len(mean):
+            if key not in inputs:
                 raise ValueError(
-                    f"{key!r} of {inputs.get('file_name', 'this pair')} has {len(image)} channels "
-                    f"but its PIXEL_MEAN in the config has {len(mean)}. Give it {len(image)} "
-                    "values, or choose another INPUT.AUXILIARY_FORMAT."
+                    f"{inputs.get('file_name', 'a record')} comes without {key!r}, but the model "
+                    "reads pairs. Use MultiModalDatasetMapper or smmcl.Predictor, which read both "
+                    "images, or a model of one stream (MODEL.PAIR.AUXILIARY.NAME '')."
                 )
-            image = (image - mean) / std
-            if "valid_box" in inputs:
-                image = _zero_outside(image, inputs["valid_box"])
-            images.append(image)
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+            if len(inputs[key]) != len(mean):
+                count = len(inputs[key])
+                raise ValueError(
+                    f"{key!r} of {inputs.get('file_name', 'this pair')} has {count} channels but "
+                    f"its PIXEL_MEAN in the config has {len(mean)}. Give it {count} values, or "
+                    "choose another INPUT.AUXILIARY_FORMAT."
+                )
+            images.append(inputs[key].to(self.device, mean.dtype, non_blocking=True) / 255)
+        return self._pad(images)
+
+    def _pad(self, images: list[Tensor], value: float = 0) -> Tensor:
+        backbone = self.backbone
+        return ImageList.from_tensors(
+            images, backbone.size_divisibility, value, backbone.padding_constraints
+        ).tensor
 
 
-def _zero_outside(image: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-    """Padding is 0 after normalisation: the mean colour, which no real border of a scene is."""
-    top, left, bottom, right = box
-    if (bottom - top, right - left) == tuple(image.shape[-2:]):
-        return image
-    padded = torch.zeros_like(image)
-    padded[:, top:bottom, left:right] = image[:, top:bottom, left:right]
-    return padded
-
-
-def _output_size(inputs: dict, size: tuple[int, int]) -> tuple[int, int]:
-    return inputs.get("height", size[0]), inputs.get("width", size[1])
+def _clear_padding(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> None:
+    """Sets to 0, in place, what lies outside the boxes of images (N, C, H, W)."""
+    for image, (top, left, bottom, right) in zip(images, boxes, strict=True):
+        image[:, :top], image[:, bottom:] = 0, 0
+        image[:, :, :left], image[:, :, right:] = 0, 0
