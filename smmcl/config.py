@@ -10,7 +10,10 @@ from smmcl.files.yaml import as_config, as_keys, load_yaml, read_layers
 
 
 def add_smmcl_config(cfg: CfgNode) -> None:
-    """Adds the keys of this project to Detectron2's own and states the defaults that differ."""
+    """Adds the keys of this project to Detectron2's own, whose defaults stay.
+
+    A default here switches a part off where it can; the paper's recipe is configs/Base-SMMCL.yaml.
+    """
     _add_input(cfg)
     _add_model(cfg)
     _add_contrast(cfg)
@@ -103,15 +106,12 @@ def _leaves(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 def _add_input(cfg: CfgNode) -> None:
     _C = cfg
-    # Order of the visible image's channels, "RGB" or "BGR". The authors' released weights expect
-    # BGR pixels with statistics in RGB order (PIXEL_MEAN and PIXEL_STD as they stand).
-    _C.INPUT.FORMAT = "RGB"
     # Channels of the auxiliary image: "L" one, "RGB" three (a single channel is repeated).
     _C.INPUT.AUXILIARY_FORMAT = "RGB"
     # Height and width in pixels of the training crop; smaller pairs are padded to it.
     _C.INPUT.CROP_SIZE = [480, 640]
     # Scales of the random resize before the crop, drawn uniformly.
-    _C.INPUT.SCALES = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    _C.INPUT.SCALES = [1.0]
     # Probability of a left-right flip.
     _C.INPUT.FLIP = 0.5
     # Photometric changes of the visible image in training: brightness, contrast and saturation by
@@ -130,45 +130,35 @@ def _add_input(cfg: CfgNode) -> None:
     # An ablation: what a model loses by it shows how much it uses the auxiliary image.
     _C.INPUT.AUXILIARY_ABLATION = ""
 
-    _C.DATALOADER.ASPECT_RATIO_GROUPING = False
-    _C.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    _C.DATALOADER.NUM_WORKERS = 2
-
 
 def _add_model(cfg: CfgNode) -> None:
     _C = cfg
-    _C.MODEL.META_ARCHITECTURE = "MultiModalSegmentor"
     # Prefixes of parameters that the model alone or MODEL.WEIGHTS alone may have, for instance the
     # classifier when the classes change; any other that has no counterpart is an error.
     _C.MODEL.UNFILLED_WEIGHTS = []
     # With several GPUs, batch norm over the images of all of them, or of each by itself.
     _C.MODEL.SYNC_BATCH_NORM = True
-    # Mean and standard deviation of the visible image on the scale 0..255 (ImageNet, RGB order).
-    _C.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
-    _C.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
-
     _C.MODEL.AUXILIARY = CfgNode()
-    # The same of the auxiliary image, one value for each of its channels.
+    # As MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, of the auxiliary image: one value per channel.
     _C.MODEL.AUXILIARY.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.AUXILIARY.PIXEL_STD = [58.395, 57.12, 57.375]
 
     # Backend of torch.compile for the backbone, such as "inductor"; "" runs it as it is. What does
     # not compile is an error.
     _C.MODEL.COMPILE = ""
-    _C.MODEL.BACKBONE.NAME = "build_pair_backbone"
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
         # Network of the stream (smmcl/modeling/streams/base.py lists them), or on Detectron2
         # "build_resnet_backbone" as MODEL.RESNETS has it, with OUT_FEATURES res2 to res5; "" leaves
         # the stream out, and with it the exchange.
-        node.NAME = "mscan_b"
+        node.NAME = ""
         # ImageNet weights that its training starts from: path or URL of a file by the publishers
         # that smmcl/weights/convert.py lists; "" starts from random ones. Read when training
         # starts anew and MODEL.WEIGHTS is empty: otherwise a checkpoint fills the whole model.
         node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.
-        node.DROP_PATH_RATE = 0.2
+        node.DROP_PATH_RATE = 0.0
 
     # Activation checkpointing: a stream's blocks are computed a second time in backward instead of
     # keeping their inner maps. Same numbers, much less memory, about a third more time.
@@ -180,12 +170,8 @@ def _add_model(cfg: CfgNode) -> None:
     # Factor on what one stream gives the other: 1 in Eqs. 1-2, 0.5 in the authors' code.
     _C.MODEL.FUSION.SCALE = 0.5
 
-    _C.MODEL.SEM_SEG_HEAD.NAME = "HamHead"
-    # Features the head reads. A fused feature that it does not read is not built.
-    _C.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["res3", "res4", "res5"]
-    _C.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 14
-    # Channels of the head, and the probability of dropping one of them before the classifier.
-    _C.MODEL.SEM_SEG_HEAD.CONVS_DIM = 512
+    # Probability of dropping one of the head's channels (CONVS_DIM) before the classifier. A fused
+    # feature that is not in IN_FEATURES is not built.
     _C.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
     # Factors on the cross-entropy of each class's pixels; [] weighs all alike.
     _C.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = []
@@ -206,7 +192,7 @@ def _add_contrast(cfg: CfgNode) -> None:
     # Contrastive branch, in training only: "SMMCL", "" for the baseline, or a rival:
     # "UnsupervisedContrast" (Meyer et al., IROS 2020), which takes the keys of the cross-modal
     # term, or "RegionContrast" (Hu et al., ICCV 2021), which takes those of the visible term.
-    _C.MODEL.CONTRAST.NAME = "SMMCL"
+    _C.MODEL.CONTRAST.NAME = ""
 
     _C.MODEL.SMMCL = CfgNode()
     # The visible and the auxiliary feature that are contrasted. The paper's are at stride 32; small
@@ -247,20 +233,14 @@ def _add_solver(cfg: CfgNode) -> None:
     _C = cfg
     # AdamW: betas here, the rate and decay under Detectron2's BASE_LR and WEIGHT_DECAY.
     _C.SOLVER.BETAS = [0.9, 0.999]
-    _C.SOLVER.BASE_LR = 6e-5
-    _C.SOLVER.WEIGHT_DECAY = 0.01
-    _C.SOLVER.WEIGHT_DECAY_NORM = 0.0
-    _C.SOLVER.WEIGHT_DECAY_BIAS = 0.0
     # Length of the run and of its warm-up in epochs, used where MAX_ITER is 0: then iterations
     # follow from the number of pairs and IMS_PER_BATCH.
-    _C.SOLVER.WARMUP_ITERS = 0
     _C.SOLVER.EPOCHS = 0
     _C.SOLVER.WARMUP_EPOCHS = 0
     # Numbered checkpoints that are kept, the newest ones; 0 keeps all. One comes every
     # CHECKPOINT_PERIOD iterations.
     _C.SOLVER.CHECKPOINTS_KEPT = 3
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
-    _C.SOLVER.WARMUP_FACTOR = 0.0
     _C.SOLVER.POLY_POWER = 0.9
     # Parts (micro-batches) in which a step's IMS_PER_BATCH pairs go through the model, so that a
     # small GPU trains with the paper's batch of 16; rate, epochs and data order stay as they are.

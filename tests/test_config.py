@@ -3,6 +3,7 @@
 import ast
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -86,9 +87,9 @@ def test_dumped_config_reads_back(tmp_path: pathlib.Path) -> None:
 
 def test_unknown_key_is_answered_by_name() -> None:
     with pytest.raises(ValueError, match=r"MODEL\.FUSION\.SCAL.*MODEL\.FUSION\.SCALE"):
-        build_config("", ["MODEL.FUSION.SCAL", "1.0"])
+        build_config("Base-SMMCL.yaml", ["MODEL.FUSION.SCAL", "1.0"])
     with pytest.raises(ValueError, match=r"--num-gpus, .* Options come before"):
-        build_config("", ["SEED", "1", "--num-gpus", "2"])
+        build_config("Base-SMMCL.yaml", ["SEED", "1", "--num-gpus", "2"])
 
 
 def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
@@ -101,3 +102,13 @@ def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> No
 def test_missing_file_is_answered_by_name() -> None:
     with pytest.raises(FileNotFoundError, match=r"configs/no\.yaml"):
         build_config("configs/no.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_file_equals_its_base(path: pathlib.Path) -> None:
+    """A leaf that changes nothing but its output folder is no experiment of its own."""
+    found = re.search(r'^_BASE_: "(.+)"', path.read_text(), flags=re.MULTILINE)
+    if not found:
+        return  # the recipe
+    own, others = (leaves(build_config(str(p))) for p in (path, path.parent / found[1]))
+    assert {key for key in own if own[key] != others[key]} - {"OUTPUT_DIR"}

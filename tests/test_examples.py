@@ -35,7 +35,7 @@ def test_a_fusion_from_outside_trains() -> None:
         "MODEL.PAIR.VISIBLE.NAME", "mscan_t", "MODEL.PAIR.AUXILIARY.NAME", "mscan_t",
         "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "32", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32",
     ]  # fmt: skip
-    model = build_model(build_config("", overrides)).train()
+    model = build_model(build_config("Base-SMMCL.yaml", overrides)).train()
     pair = {
         "image": torch.rand(3, 64, 64) * 255,
         "auxiliary": torch.rand(3, 64, 64) * 255,

@@ -23,8 +23,8 @@ def test_shipped_configs_have_names() -> None:
 
 def test_a_name_stands_for_its_file(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("ablations/baseline.yaml", "configs/ablations/baseline.yaml"):
-        assert find_config(name) == str(ROOT / "configs/ablations/baseline.yaml")
+    for name in ("ablations/llrgbd_baseline.yaml", "configs/ablations/llrgbd_baseline.yaml"):
+        assert find_config(name) == str(ROOT / "configs/ablations/llrgbd_baseline.yaml")
         assert build_config(name).MODEL.CONTRAST.NAME == ""
     (tmp_path / "mfnet_r101.yaml").write_text("SEED: 7\n")
     assert build_config("mfnet_r101.yaml").SEED == 7  # a file of the user's own comes first

@@ -102,6 +102,11 @@ def with_iterations(cfg: CfgNode) -> CfgNode:
     """The config, with a MAX_ITER of 0 worked out from SOLVER.EPOCHS, pairs and batch."""
     if cfg.SOLVER.MAX_ITER:
         return cfg
+    if not cfg.SOLVER.EPOCHS:
+        raise ValueError(
+            "SOLVER.MAX_ITER and SOLVER.EPOCHS are both 0, so the run has no length. Set one of "
+            "them, or start from a config of a dataset, such as configs/mfnet_r101.yaml."
+        )
     num_pairs = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
     per_epoch = math.ceil(num_pairs / cfg.SOLVER.IMS_PER_BATCH)
     total, warmup = (n * per_epoch for n in (cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS))

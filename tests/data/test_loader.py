@@ -142,7 +142,7 @@ def test_empty_dataset(config):
 
 
 def test_workers_leave_signals_to_the_main_process(monkeypatch) -> None:
-    cfg = build_config("", ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1])
+    cfg = build_config("Base-SMMCL.yaml", ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1])
     monkeypatch.setattr("smmcl.data.loader._records", lambda names: RECORDS)
 
     def look(record: dict) -> dict:

@@ -132,7 +132,9 @@ def test_the_best_is_kept_and_remembered_but_never_resumed_from(tmp_path: pathli
 
 def choice(metric: str, *names: str, period: int = 5) -> CfgNode:
     keys = ["TEST.BEST_METRIC", metric, "TEST.EVAL_PERIOD", str(period)]
-    return build_config("", [*keys, "DATASETS.TEST", str(names), "DATASETS.TRAIN", "('s_train',)"])
+    return build_config(
+        "Base-SMMCL.yaml", [*keys, "DATASETS.TEST", str(names), "DATASETS.TRAIN", "('s_train',)"]
+    )
 
 
 @pytest.mark.parametrize(

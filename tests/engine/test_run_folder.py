@@ -38,7 +38,7 @@ def claimed(folder: object, *flags: str, **keys: str) -> str:
         overrides += [key.replace("_OF_", "."), value]
     names = ("eval_only", "resume", "overwrite")
     args = argparse.Namespace(config_file="configs/night.yaml", **{n: n in flags for n in names})
-    return claim(build_config("", overrides), args)
+    return claim(build_config("Base-SMMCL.yaml", overrides), args)
 
 
 def fill(folder: pathlib.Path, *names: str) -> pathlib.Path:
@@ -164,7 +164,7 @@ from smmcl.engine.launch import start
 from smmcl.engine.run_folder import claim
 
 def main(args):
-    folder = claim(build_config("", ["OUTPUT_DIR", "auto"]), args)
+    folder = claim(build_config("Base-SMMCL.yaml", ["OUTPUT_DIR", "auto"]), args)
     pathlib.Path(f"told_{comm.get_rank()}").write_text(folder)
 
 start(main, argparse.Namespace(config_file="night.yaml"))

@@ -52,7 +52,7 @@ def decay_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> float
 
 def test_decay_only_on_weights() -> None:
     model = Toy()
-    optimizer = build_optimizer(build_config(), model)
+    optimizer = build_optimizer(build_config("Base-SMMCL.yaml"), model)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert decay_of(optimizer, model.conv.weight) == 0.01
     undecayed = (model.conv.bias, model.norm.weight, model.norm.bias, model.layer_scale_1)
@@ -61,7 +61,9 @@ def test_decay_only_on_weights() -> None:
 
 def test_layer_scale_can_stay_frozen() -> None:
     model = Toy()
-    optimizer = build_optimizer(build_config("", ["SOLVER.FREEZE_LAYER_SCALE", "True"]), model)
+    optimizer = build_optimizer(
+        build_config("Base-SMMCL.yaml", ["SOLVER.FREEZE_LAYER_SCALE", "True"]), model
+    )
     assert decay_of(optimizer, model.layer_scale_1) is None
     assert not model.layer_scale_1.requires_grad
 
@@ -69,7 +71,7 @@ def test_layer_scale_can_stay_frozen() -> None:
 def test_first_step_has_the_first_rate() -> None:
     """No off-by-one: the rate of iteration i is schedule(i), from the first step on."""
     overrides = ["SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "4", "SOLVER.BASE_LR", "1.0"]
-    cfg = build_config("", overrides)
+    cfg = build_config("Base-SMMCL.yaml", overrides)
     optimizer = build_optimizer(cfg, Toy())
     scheduler = build_lr_scheduler(cfg, optimizer)
     rates = []

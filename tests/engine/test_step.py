@@ -48,7 +48,7 @@ def batch(num_pairs: int = 4) -> list[dict]:
 def train(num_parts: int, pairs: list[dict], *, wrap=lambda model: model) -> nn.Module:
     """Two steps of a small float64 model whose images do not see each other."""
     torch.manual_seed(0)
-    model = build_model(build_config("", BASELINE)).double()
+    model = build_model(build_config("Base-SMMCL.yaml", BASELINE)).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = StepTrainer(wrap(model), [pairs] * 2, optimizer, num_parts=num_parts)
     for module in model.modules():
@@ -104,14 +104,14 @@ def test_a_model_of_one_process_has_nothing_to_synchronise() -> None:
 
 
 def test_parts_must_divide_the_batch() -> None:
-    cfg = build_config("", ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "3"])
+    cfg = build_config("Base-SMMCL.yaml", ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "3"])
     with pytest.raises(ValueError, match="ACCUMULATION is 3 but each of 1 processes has 4 pairs"):
         build_step_trainer(cfg, nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)]))
 
 
 def test_the_log_says_what_sees_a_part(caplog) -> None:
     caplog.set_level(logging.INFO, "smmcl")
-    cfg = build_config("", ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "2"])
+    cfg = build_config("Base-SMMCL.yaml", ["SOLVER.IMS_PER_BATCH", "4", "SOLVER.ACCUMULATION", "2"])
     build_step_trainer(cfg, nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)]))
     assert "2 parts of 2; batch norm and the contrastive branch see one part" in caplog.text
 
@@ -119,7 +119,7 @@ def test_the_log_says_what_sees_a_part(caplog) -> None:
 def exact_losses(seed: int | None = None) -> dict[str, torch.Tensor]:
     """In float64; a seed puts each weight off by up to the distance of bfloat16's numbers."""
     torch.manual_seed(0)
-    model = build_model(build_config("", TINY)).double()
+    model = build_model(build_config("Base-SMMCL.yaml", TINY)).double()
     generator = torch.Generator().manual_seed(seed or 0)
     for parameter in model.parameters():
         noise = 2 * torch.rand(parameter.shape, generator=generator, dtype=torch.float64) - 1
@@ -130,7 +130,7 @@ def exact_losses(seed: int | None = None) -> dict[str, torch.Tensor]:
 @pytest.mark.usefixtures("_given_bases")
 def test_mixed_precision_spares_the_factorisation_and_the_contrast(monkeypatch) -> None:
     torch.manual_seed(0)
-    model = build_model(build_config("", TINY))
+    model = build_model(build_config("Base-SMMCL.yaml", TINY))
     trainer = StepTrainer(model, [], torch.optim.SGD(model.parameters()), dtype=torch.bfloat16)
     seen = []
     factorize = MatrixFactorization._factorize
@@ -188,7 +188,7 @@ def test_the_loss_scale_halves_on_overflow_and_is_resumed() -> None:
 def test_gradients_are_clipped_without_their_scale() -> None:
     model = OneWeight()
     keys = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.75"]
-    optimizer = build_optimizer(build_config("", keys), model)
+    optimizer = build_optimizer(build_config("Base-SMMCL.yaml", keys), model)
     assert optimizer._step_supports_amp_scaling  # it would unscale by itself, after clipping
     trainer = StepTrainer(model, [[0.5], [3.0]], optimizer, dtype=torch.float16)
     for expected in (0.5, 0.75):
@@ -214,9 +214,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
 
 
 def test_automatic_precision(monkeypatch) -> None:
-    assert amp_dtype(build_config("", ["MODEL.DEVICE", "cpu"])) is torch.bfloat16
+    assert amp_dtype(build_config("Base-SMMCL.yaml", ["MODEL.DEVICE", "cpu"])) is torch.bfloat16
     for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
-        assert amp_dtype(build_config("", ["MODEL.DEVICE", "cuda"])) is dtype
+        assert amp_dtype(build_config("Base-SMMCL.yaml", ["MODEL.DEVICE", "cuda"])) is dtype
     with pytest.raises(ValueError, match=r"AMP\.DTYPE is 'half'"):
-        amp_dtype(build_config("", ["SOLVER.AMP.DTYPE", "half"]))
+        amp_dtype(build_config("Base-SMMCL.yaml", ["SOLVER.AMP.DTYPE", "half"]))

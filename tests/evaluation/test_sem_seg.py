@@ -147,7 +147,7 @@ def test_protocol_of_windows_scales_and_mirror_images():
     assert stated["flip"] == "yes"
     assert stated["sum"] == "of softmax"
     assert stated["checkpoint"] == "w.pth"
-    plain = _state_inference(build_config())
+    plain = _state_inference(build_config("Base-SMMCL.yaml"))
     assert (plain["window"], plain["scales"], plain["flip"]) == ("whole image", "1", "no")
     assert plain["sum"] == "none, one forward a pair"
 

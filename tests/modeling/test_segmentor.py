@@ -26,7 +26,7 @@ LOSSES = {
 
 def build(*overrides: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_model(build_config("", [*TINY, *overrides]))
+    return build_model(build_config("Base-SMMCL.yaml", [*TINY, *overrides]))
 
 
 def pair(height: int = 64, width: int = 96, **extra: object) -> dict:

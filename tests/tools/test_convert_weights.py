@@ -47,7 +47,7 @@ def test_there_and_back(call_tool, authors, tmp_path, key: str, prefix: str) -> 
 def test_the_result_fills_the_model_wholly(call_tool, authors, tmp_path) -> None:
     torch.save(authors, tmp_path / "authors.pth")
     call_tool("convert_weights", tmp_path / "authors.pth", tmp_path / "ours.pth")
-    model = Trainer.build_model(build_config("", ["MODEL.DEVICE", "cpu"]))
+    model = Trainer.build_model(build_config("llrgbd_mscanb.yaml", ["MODEL.DEVICE", "cpu"]))
     RunCheckpointer(model).load(str(tmp_path / "ours.pth"))
     loaded = model.state_dict()
     assert loaded["sem_seg_head.classifier.1.bias"][0] == authors["decode_head.conv_seg.bias"][0]

@@ -148,7 +148,7 @@ def stream_from_config(cfg: CfgNode, role: str) -> Stream:
         stream = _stream_of_resnet(settings.NAME, cfg, channels)
     else:
         kind = find_stream(settings.NAME)
-        stream = kind(in_channels=channels, **kind.from_config(settings))
+        stream = kind(in_channels=channels, **kind.from_config(cfg, role=role))
     if cfg.MODEL.PAIR.RECOMPUTE:
         recompute_blocks(stream)
     return stream

@@ -42,9 +42,9 @@ class Stream(nn.Module):
         self.widths = tuple(widths)
 
     @classmethod
-    def from_config(cls, settings: Any) -> dict[str, Any]:
-        """Keyword arguments out of the stream's node, MODEL.PAIR.VISIBLE or .AUXILIARY."""
-        return {"drop_path_rate": settings.DROP_PATH_RATE}
+    def from_config(cls, cfg: Any, *, role: str) -> dict[str, Any]:
+        """Keyword arguments for a role, "VISIBLE" or "AUXILIARY"."""
+        return {"drop_path_rate": cfg.MODEL.PAIR[role].DROP_PATH_RATE}
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Maps an image (N, C, H, W) to the four stages' maps, finest first."""

@@ -12,7 +12,7 @@ TINY = ["MODEL.PAIR.VISIBLE.NAME", "mscan_t", "MODEL.PAIR.AUXILIARY.NAME", "msca
 
 def build(*overrides: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    cfg = build_config("", [*TINY, *overrides])
+    cfg = build_config("Base-SMMCL.yaml", [*TINY, *overrides])
     return build_pair_backbone(cfg, ShapeSpec(channels=3)).eval()
 
 

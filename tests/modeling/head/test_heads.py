@@ -30,7 +30,7 @@ def build(name: str, *extra: str) -> torch.nn.Module:
         "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "64", "MODEL.SEM_SEG_HEAD.HAM.RANK", "8",
         *extra,
     ]  # fmt: skip
-    return build_sem_seg_head(build_config("", overrides), SHAPES)
+    return build_sem_seg_head(build_config("Base-SMMCL.yaml", overrides), SHAPES)
 
 
 def features(height: int = 64, width: int = 96) -> dict[str, torch.Tensor]:
@@ -128,4 +128,6 @@ def test_loss_keys_out_of_range_are_answered_by_name(key: str, value: str) -> No
 
 def test_unknown_head_is_answered_by_name() -> None:
     with pytest.raises(KeyError, match="NoHead"):
-        build_sem_seg_head(build_config("", ["MODEL.SEM_SEG_HEAD.NAME", "NoHead"]), SHAPES)
+        build_sem_seg_head(
+            build_config("Base-SMMCL.yaml", ["MODEL.SEM_SEG_HEAD.NAME", "NoHead"]), SHAPES
+        )
