@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from smmcl.modeling.layers.activation import GELU
 from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
 
 # Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of
@@ -86,7 +85,7 @@ def _fold_sequence(layers: nn.Sequential) -> None:
             continue
         if isinstance(layers[i], nn.BatchNorm2d):
             layers[i - 1], layers[i] = nn.Identity(), fuse_conv_bn_eval(conv, layers[i])
-        elif isinstance(layers[i], GELU):
+        elif isinstance(layers[i], nn.GELU):
             layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv)
 
 

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, match_width
-from smmcl.modeling.layers.activation import GELU
-from smmcl.modeling.layers.cpu import PointConv, overwrite
+from smmcl.modeling.layers.cpu import PointConv
 from smmcl.modeling.layers.init import init_encoder
 
 
@@ -66,12 +65,10 @@ class CrossModalModulation(Fusion):
         # With one k for both directions, each slice is the whole of it.
         for_visible = channel[:, : self.visible_width]  # (N, v, 1, 1)
         for_auxiliary = channel[:, -self.auxiliary_width :]  # (N, a, 1, 1)
-        share = self.scale * (spatial + for_visible)  # (N, v, H, W)
-        taken = overwrite(torch.mul, self.to_visible(auxiliary), share)
-        new_visible = overwrite(torch.add, visible, taken)
-        share = self.scale * (spatial + for_auxiliary)  # (N, a, H, W)
-        taken = overwrite(torch.mul, self.to_auxiliary(visible), share)
-        new_auxiliary = overwrite(torch.add, auxiliary, taken)
+        share_of_auxiliary = self.scale * (spatial + for_visible)  # (N, v, H, W)
+        share_of_visible = self.scale * (spatial + for_auxiliary)  # (N, a, H, W)
+        new_visible = visible + share_of_auxiliary * self.to_visible(auxiliary)
+        new_auxiliary = auxiliary + share_of_visible * self.to_auxiliary(visible)
         if self.fuse is None:
             return new_visible, new_auxiliary, None
         fused = self.fuse(torch.cat((new_visible, new_auxiliary), dim=1))  # (N, fused_width, H, W)
@@ -89,8 +86,8 @@ def _mlp(in_width: int, hidden_width: int, out_width: int) -> nn.Sequential:
     """Three layers at every place."""
     return nn.Sequential(
         PointConv(in_width, hidden_width),
-        GELU(),
+        nn.GELU(),
         PointConv(hidden_width, hidden_width),
-        GELU(),
+        nn.GELU(),
         PointConv(hidden_width, out_width),
     )

@@ -9,8 +9,6 @@ Shape shorthand in this module:
     K: output channels, or with L the height and width of a kernel, both odd
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,16 +42,6 @@ class DepthwiseConv(nn.Conv2d):
         if not _is_trained_on_cpu(feature) or max(self.kernel_size) <= FAST_COLUMNS:
             return super().forward(feature)
         return _LongDepthwise.apply(*_autocast(feature, self.weight, self.bias), self.padding)
-
-
-def overwrite(operation: Callable[..., Tensor], feature: Tensor, update: Tensor) -> Tensor:
-    """operation(feature, update); at inference it writes over `update`, which nobody may need.
-
-    Maps are tens of MB, and asking the system for new memory takes longer than to add them.
-    """
-    wider = torch.promote_types(feature.dtype, update.dtype)
-    is_kept = torch.is_grad_enabled() or wider != update.dtype
-    return operation(feature, update, out=None if is_kept else update)
 
 
 def _is_trained_on_cpu(feature: Tensor) -> bool:

@@ -7,8 +7,7 @@ Shape shorthand in this module:
 import torch
 from torch import nn
 
-from smmcl.modeling.layers.activation import GELU
-from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv, overwrite
+from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv
 from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
 from smmcl.modeling.layers.init import init_encoder
 from smmcl.modeling.layers.norm import ChannelNorm
@@ -112,8 +111,8 @@ class Block(nn.Module):
         if scale is not None:  # else `fold` has made it part of the update
             scale, kept = scale[:, None, None], self.drop_path.draw(feature)
             scale = scale if kept is None else scale * kept  # (C, 1, 1) or (N, C, 1, 1)
-            update = overwrite(torch.mul, scale, update)
-        return overwrite(torch.add, feature, update)
+            update = scale * update
+        return feature + update
 
 
 class StripAttention(nn.Module):
@@ -132,7 +131,7 @@ class StripAttention(nn.Module):
         )
         self.mix = PointConv(width, width)
         self.project_out = PointConv(width, width)
-        self.activation = GELU()
+        self.activation = nn.GELU()
         self.shortcut = nn.Identity()
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
@@ -140,9 +139,8 @@ class StripAttention(nn.Module):
         local = self.local(value)
         surroundings = local
         for strip in self.strips:
-            surroundings = overwrite(torch.add, surroundings, strip(local))
-        weighed = overwrite(torch.mul, value, self.mix(surroundings))
-        return overwrite(torch.add, self.shortcut(feature), self.project_out(weighed))
+            surroundings = surroundings + strip(local)
+        return self.shortcut(feature) + self.project_out(self.mix(surroundings) * value)
 
 
 class ConvMLP(nn.Module):
@@ -153,7 +151,7 @@ class ConvMLP(nn.Module):
         self.expand = PointConv(width, hidden_width)
         self.depthwise = DepthwiseConv(hidden_width, (3, 3))
         self.reduce = PointConv(hidden_width, width)
-        self.activation = GELU()
+        self.activation = nn.GELU()
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         return self.reduce(self.activation(self.depthwise(self.expand(feature))))
@@ -163,10 +161,7 @@ class Sum(nn.ModuleList):
     """Modules that read the same map, their results added."""
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
-        total = self[0](feature)
-        for module in self[1:]:
-            total = overwrite(torch.add, total, module(feature))
-        return total
+        return sum(module(feature) for module in self)
 
 
 def _stem(in_channels: int, width: int) -> nn.Sequential:
@@ -174,7 +169,7 @@ def _stem(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, width // 2, 3, stride=2, padding=1),
         nn.BatchNorm2d(width // 2),
-        GELU(),
+        nn.GELU(),
         nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
         nn.BatchNorm2d(width),
     )
