@@ -2,9 +2,12 @@
 
 import argparse
 import functools
+import importlib.util
 import logging
 import os
 import pathlib
+import sys
+import types
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -72,3 +75,22 @@ def tiny_config(tmp_path_factory) -> Callable:
         return setup(argparse.Namespace(config_file=file, opts=opts, eval_only=False, resume=True))
 
     return build
+
+
+@pytest.fixture
+def call_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A function that runs a tool or a benchmark, by its name, with arguments in this process."""
+
+    def call(name: str, *arguments: object) -> None:
+        folder = "benchmarks" if name.startswith("benchmark") else "tools"
+        path = ROOT / folder / f"{name}.py"
+        assert os.access(path, os.X_OK), f"{path} is not executable"
+        spec = importlib.util.spec_from_file_location(f"tools_{name}", path)
+        tool: types.ModuleType = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        from smmcl.cli import run
+
+        run(tool.main)
+
+    return call

@@ -224,6 +224,6 @@ class MultiModalSegmentor(nn.Module):
 
 def _clear_padding(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> None:
     """Sets to 0, in place, what lies outside the boxes of images (N, C, H, W)."""
-    for image, (top, left, bottom, right) in zip(images, boxes, strict=True):
-        image[:, :top], image[:, bottom:] = 0, 0
-        image[:, :, :left], image[:, :, right:] = 0, 0
+    for i, (top, left, bottom, right) in enumerate(boxes):
+        images[i, :, :top], images[i, :, bottom:] = 0, 0
+        images[i, :, :, :left], images[i, :, :, right:] = 0, 0

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from smmcl.files.yaml import as_keys, read_yaml
 from smmcl.weights.files import read_file
 
 Curve = list[tuple[float, float]]  # (iteration or severity, value)
@@ -97,7 +96,7 @@ def _read_run(folder: Path, name: str) -> Run:
             "that was evaluated, or evaluate it: tools/train_net.py --eval-only."
         )
     config = folder / "config.yaml"
-    stored = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    stored = as_keys(read_yaml(config), config) if config.is_file() else {}
     return Run(name, folder, dict(_leaves(stored)), _read_curves(folder), evaluations, robustness)
 
 

@@ -13,7 +13,7 @@ from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATH = ROOT / "tools" / "benchmark.py"
+PATH = ROOT / "benchmarks" / "benchmark.py"
 PAIRS = "synthetic_night_val@64x96"
 
 

@@ -13,7 +13,7 @@ import torch
 from smmcl.d2 import HookBase
 from smmcl.engine.trainer import Trainer, changed, evaluate, load_weights, with_device
 from smmcl.modeling.streams.base import build_stream
-from smmcl.weights.convert import MSCAN
+from smmcl.modeling.streams.mscan import NAMES as MSCAN
 
 
 @pytest.fixture

@@ -114,3 +114,37 @@ def test_an_auxiliary_image_of_one_channel() -> None:
     single = pair()
     single["auxiliary"] = single["auxiliary"][:1]
     assert set(model.train()([single])) == LOSSES
+
+
+def test_padding_is_zero_and_has_no_gradient() -> None:
+    model, box = build(), (8, 16, 56, 80)
+    batch = model.preprocess([pair(valid_box=box)])
+    assert batch.visible.min() >= 0
+    assert batch.visible.max() <= 1
+    visible = batch.visible.requires_grad_()
+    normalized = model.normalize(batch._replace(visible=visible)).visible
+    outside = torch.ones(64, 96, dtype=torch.bool)
+    outside[8:56, 16:80] = False
+    assert (normalized[..., outside] == 0).all()
+    normalized.sum().backward()
+    assert (visible.grad[..., outside] == 0).all()
+    assert (visible.grad[..., ~outside] > 0).all()
+
+
+def test_a_record_without_an_auxiliary_image_is_refused_where_one_is_read() -> None:
+    alone = pair()
+    del alone["auxiliary"]
+    with pytest.raises(ValueError, match=r"64\.png comes without 'auxiliary'.*reads pairs"):
+        build()([alone])
+    single = build("MODEL.PAIR.AUXILIARY.NAME", "", "MODEL.CONTRAST.NAME", "").eval()
+    assert torch.equal(single([alone])[0]["sem_seg"], single([pair()])[0]["sem_seg"])
+
+
+def test_padding_constraints_of_the_backbone_are_passed_on() -> None:
+    model = build("MODEL.CONTRAST.NAME", "")
+    type(model.backbone).padding_constraints = property(lambda self: {"square_size": 128})
+    try:
+        assert model.preprocess([pair()]).visible.shape[-2:] == (128, 128)
+        assert model.eval()([pair()])[0]["sem_seg"].shape == (4, 64, 96)
+    finally:
+        del type(model.backbone).padding_constraints

@@ -1,16 +1,11 @@
 """What the tests of the tools share: a run of an untrained tiny model on small generated pairs."""
 
-import importlib.util
-import os
 import pathlib
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.engine.trainer import Trainer
@@ -41,19 +36,3 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (folder / "config.yaml").write_text(cfg.dump())
     RunCheckpointer(model, str(folder)).save("model_final")
     return folder
-
-
-@pytest.fixture
-def call_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function that runs `tools/<name>.py` with arguments in this process."""
-
-    def call(name: str, *arguments: object) -> None:
-        path = ROOT / "tools" / f"{name}.py"
-        assert os.access(path, os.X_OK), f"{path} is not executable"
-        spec = importlib.util.spec_from_file_location(f"tools_{name}", path)
-        tool: types.ModuleType = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(tool)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        run(tool.main)
-
-    return call

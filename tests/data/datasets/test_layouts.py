@@ -15,7 +15,7 @@ from smmcl.data.datasets.description import palette, read_description
 from smmcl.data.datasets.layouts import find_split
 from smmcl.data.mapper import MultiModalDatasetMapper
 
-FOLDER = Path(build.__file__).parents[1]
+FOLDER = Path(build.__file__).parent
 LAYOUTS = [
     (path.stem, index, split)
     for path in sorted(FOLDER.glob("*.yaml"))

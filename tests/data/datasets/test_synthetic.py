@@ -168,7 +168,7 @@ def test_changed_generator_renders_into_another_folder(tmp_path, monkeypatch):
 
 def test_two_processes_render_at_once(tmp_path):
     code = (
-        "import sys; from smmcl.data.datasets import synthetic\n"
+        "import sys; from smmcl.data.datasets.synthetic import build as synthetic\n"
         "synthetic.load_synthetic('indoor', 'val', size=(64, 80), count=40, root=sys.argv[1])\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -34,7 +34,7 @@ CROSS, VISIBLE, AUXILIARY = (
 
 def branch_of(*overrides: object) -> SMMCL:
     torch.manual_seed(0)
-    branch = build_contrast(build_config(overrides=[*SMALL, *overrides]), SHAPES)
+    branch = build_contrast(build_config("Base-SMMCL.yaml", [*SMALL, *overrides]), SHAPES)
     return branch and branch.double()
 
 
