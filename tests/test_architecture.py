@@ -35,6 +35,12 @@ LAYERS = {
     "smmcl.weights": 2,
     "smmcl.modeling": 2,
     "smmcl.modeling.segmentor": 3,
+    "smmcl.lowlight": 3,
+    "smmcl.lowlight.curves": 0,
+    "smmcl.lowlight.photometric": 0,
+    "smmcl.lowlight.alignment": 0,
+    "smmcl.lowlight.momentum": 0,
+    "smmcl.lowlight.regions": 0,
     "smmcl.engine": 4,
     "smmcl.evaluation": 4,
     "smmcl.visualization": 4,
@@ -86,6 +92,12 @@ def test_only_the_door_knows_detectron2(path: pathlib.Path) -> None:
     if path.is_relative_to(ROOT / "smmcl" / "d2"):
         return
     assert "detectron2" not in {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nothing_imports_the_companions(path: pathlib.Path) -> None:
+    if not path.is_relative_to(ROOT / "smmcl" / "lowlight"):
+        assert not [name for name in imports(path) if name.startswith("smmcl.lowlight")]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
