@@ -41,6 +41,7 @@ LAYERS = {
     "smmcl.lowlight.alignment": 0,
     "smmcl.lowlight.momentum": 0,
     "smmcl.lowlight.regions": 0,
+    "smmcl.lowlight.view": 0,
     "smmcl.engine": 4,
     "smmcl.evaluation": 4,
     "smmcl.visualization": 4,

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Step = Callable[[Tensor, Tensor], Tensor]  # an image and a map to an image
+
 
 def quadratic(image: Tensor, curve: Tensor) -> Tensor:
     """One step y + a (y^2 - y)."""
@@ -23,18 +25,15 @@ def quadratic(image: Tensor, curve: Tensor) -> Tensor:
 
 
 def reciprocal(image: Tensor, curve: Tensor) -> Tensor:
-    """One step (b + 1) y / (b + y) with b = -1 / a, for 0 <= a < 1: an ablation of the paper."""
+    """One step (b + 1) y / (b + y), b = -1 / a, for 0 <= a < 1: an ablation of the paper."""
     slope = -1 / (curve + 1e-5)
     return (slope + 1) * image / (slope + image)
 
 
-STEPS = {"quadratic": quadratic, "reciprocal": reciprocal}
-
-
-def apply_curves(image: Tensor, curves: Iterable[Tensor], step: str = "quadratic") -> Tensor:
+def apply_curves(image: Tensor, curves: Iterable[Tensor], step: Step = quadratic) -> Tensor:
     """Takes an image (N, 3, H, W) through one step per map (N, 3, H, W), in order."""
     for curve in curves:
-        image = STEPS[step](image, curve)
+        image = step(image, curve)
     return image
 
 
@@ -48,7 +47,7 @@ def encode_exposure(exposure: Tensor, num_channels: int) -> Tensor:
 def noisy_exposure(
     level: Tensor, pixels: Tensor, patches: Tensor, *, strength: float = 0.025
 ) -> Tensor:
-    """An exposure map (N, 1, H, W): a level per image, noise per pixel, and noise per patch.
+    """A map (N, 1, H, W): a level per image, noise per pixel and per patch. It can fall below 0.
 
     Args:
         level: (N, 1, 1, 1).
@@ -56,21 +55,6 @@ def noisy_exposure(
     """
     enlarged = F.interpolate(patches, size=pixels.shape[-2:], mode="bilinear")  # (N, 1, H, W)
     return level + strength * pixels + strength * enlarged
-
-
-def draw_exposure(
-    size: tuple[int, int], *, high: float, patch_size: int, generator: torch.Generator
-) -> Tensor:
-    """A random `noisy_exposure` (1, 1, H, W) on the CPU, level uniform in 0..high, clamped at 0.
-
-    Args:
-        size: (H, W).
-        patch_size: k. The authors take 16 for images of 224 pixels, and 64 for 512 x 1024.
-    """
-    level = high * torch.rand(1, 1, 1, 1, generator=generator)
-    few = [max(side // patch_size, 1) for side in size]
-    pixels, patches = (torch.randn(1, 1, *sides, generator=generator) for sides in (size, few))
-    return noisy_exposure(level, pixels, patches).clamp_min(0)
 
 
 class CurveNetwork(nn.Module):
@@ -118,21 +102,17 @@ class DarkeningCurve(nn.Module):
         lowest_scale: float = 0.95,
         code_channels: int = 1,
         is_signed: bool = False,
-        step: str = "quadratic",
+        step: Step = quadratic,
     ) -> None:
         """
         Args:
-            width: channels of the hidden layers.
-            num_steps: of the curve, all with the same map.
+            width, num_steps: channels of hidden layers, and steps of the curve.
             lowest_scale: B lies from here to 1.
             code_channels: 1 gives the network the exposure itself, an even number its code.
-            is_signed: A lies in -1..1, not in 0..1, so that D can exceed the image, and 1. Authors'
-                code: True.
-            step: of STEPS.
+            is_signed: A lies in -1..1, not 0..1, and D can pass 1. Authors' code: True.
+            step: `quadratic` or `reciprocal`.
         """
         super().__init__()
-        if step not in STEPS:
-            raise KeyError(f"{step!r} is no step of a curve. Choose from {', '.join(STEPS)}.")
         if code_channels != 1 and (code_channels < 2 or code_channels % 2):
             raise ValueError(f"code_channels is {code_channels}. Set it to 1 or an even number.")
         self.network = CurveNetwork(self._separable, (3 + code_channels, width, 6), depth=5)

@@ -9,15 +9,14 @@ Shape shorthand in this module:
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-Embeddings = Mapping[str, Tensor]  # (N, D) by name of the feature
 
-
-def predictor(channels: int, *, hidden_dim: int = 128, embed_dim: int = 128) -> nn.Sequential:
-    """(N, channels) -> (N, D)"""
+def mlp(channels: int, *, hidden_dim: int = 128, embed_dim: int = 128) -> nn.Sequential:
+    """(N, channels) -> (N, D): a predictor, or the end of a projector."""
     return nn.Sequential(
         nn.Linear(channels, hidden_dim),
         nn.BatchNorm1d(hidden_dim),
@@ -28,14 +27,14 @@ def predictor(channels: int, *, hidden_dim: int = 128, embed_dim: int = 128) -> 
 
 def vector_projector(channels: int, *, embed_dim: int = 128) -> nn.Sequential:
     """(N, C) -> (N, D), for features that are pooled already."""
-    return _kaiming(predictor(channels, hidden_dim=embed_dim, embed_dim=embed_dim))
+    return _kaiming(mlp(channels, hidden_dim=embed_dim, embed_dim=embed_dim))
 
 
 def map_projector(channels: int, *, hidden_dim: int = 64, embed_dim: int = 128) -> nn.Sequential:
     """(N, C, H, W) -> (N, D)"""
     conv = nn.Conv2d(channels, hidden_dim, 3, padding=1)
     pool = nn.Sequential(nn.BatchNorm2d(hidden_dim), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
-    head = predictor(hidden_dim, hidden_dim=embed_dim, embed_dim=embed_dim)
+    head = mlp(hidden_dim, hidden_dim=embed_dim, embed_dim=embed_dim)
     return _kaiming(nn.Sequential(conv, *pool, nn.Flatten(), *head))
 
 
@@ -66,14 +65,58 @@ def prediction_loss(prediction: Tensor, key: Tensor) -> Tensor:
     return 2 - 2 * F.cosine_similarity(prediction, key.detach(), eps=1e-12).mean()
 
 
-def two_way_loss(
-    predictions: tuple[Embeddings, Embeddings], keys: tuple[Embeddings, Embeddings]
-) -> Tensor:
-    """Mean over features and directions, where each view predicts the other's keys.
+class MomentumAlignment(nn.Module):
+    """Features of each view predict what a slow copy of the model makes of the other view."""
 
-    Args:
-        predictions, keys: of the first and of the second view.
-    """
-    directions = ((predictions[0], keys[1]), (predictions[1], keys[0]))
-    losses = [prediction_loss(queries[n], other[n]) for queries, other in directions for n in other]
-    return sum(losses) / len(losses)
+    DIRECTIONS = {"both": (0, 1), "from_day": (0,), "from_dark": (1,)}  # views that predict
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        projectors: Mapping[str, nn.Module],
+        predictors: Mapping[str, nn.Module],
+        key_features: Mapping[str, str] | None = None,
+        direction: str = "both",
+        momentum: float = 0.99,
+    ) -> None:
+        """
+        Args:
+            model: its `features` map a pair to features by name. Copied, and averaged later on.
+            projectors, predictors: by name of the feature.
+            key_features: by name of a feature, the one that it predicts, of as many channels; by
+                default itself. {"res5_visible": "res5"} pulls the visible stream toward fused
+                features, which only pairs can offer.
+            direction: of DIRECTIONS.
+        """
+        super().__init__()
+        if direction not in self.DIRECTIONS:
+            raise KeyError(f"{direction!r} is no direction. Choose {', '.join(self.DIRECTIONS)}.")
+        self.projectors = nn.ModuleDict(projectors)
+        self.predictors = nn.ModuleDict(predictors)
+        self.key_features = {name: name for name in projectors} | dict(key_features or {})
+        self.views = self.DIRECTIONS[direction]
+        self.target = momentum_target(nn.ModuleList([model, self.projectors]), momentum=momentum)
+
+    def forward(self, model: nn.Module, pairs: tuple, features: tuple[dict, dict]) -> Tensor:
+        """Updates the target; returns the mean over features and directions.
+
+        Args:
+            model: as it is now.
+            pairs, features: of the two views, what goes into `model.features` and what comes out.
+        """
+        if any(len(feature) < 2 for feature in features[0].values()):
+            raise ValueError(
+                "Momentum alignment normalizes over a batch, but this one is a single pair. Raise "
+                "SOLVER.IMS_PER_BATCH to 2 per process or more, or leave the alignment out."
+            )
+        self.target.update_parameters(nn.ModuleList([model, self.projectors]))
+        (slow_model, slow_projectors), losses = self.target.module, []
+        for view in self.views:
+            with torch.no_grad():
+                others = slow_model.features(pairs[1 - view])
+            for name, predictor in self.predictors.items():
+                key = slow_projectors[name](others[self.key_features[name]])  # (N, D)
+                query = predictor(self.projectors[name](features[view][name]))  # (N, D)
+                losses.append(prediction_loss(query, key))
+        return torch.stack(losses).mean()

@@ -5,7 +5,7 @@ pixel, False sets it to 0 after normalization. One mask serves both views of a p
 would keep nothing of an image keeps all of it.
 
 Shape shorthand in this module:
-    N: images     H, W: height and width     A: channels of the auxiliary image
+    N: images     H, W: height and width
 """
 
 import math
@@ -18,28 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class View:
-    """What masks can be made of: the bright view, before normalization."""
-
-    image: Tensor  # (N, 3, H, W) RGB in 0..1
-    auxiliary: Tensor | None = None  # (N, A, H, W)
-    labels: Tensor | None = None  # (N, H, W)
-    seeds: Sequence[int] = ()  # one per image, for sources that draw
-
-    def need(self, name: str) -> Tensor:
-        value = getattr(self, name)
-        if value is None:
-            raise ValueError(f"The view has no {name}. Provide it, or choose another mask.")
-        return value
-
-    def generators(self, stream: int) -> list[np.random.Generator]:
-        """One per image. Sources with different streams draw independently."""
-        if len(self.seeds) != len(self.image):
-            counts = f"{len(self.seeds)} seeds for {len(self.image)} images"
-            raise ValueError(f"The view has {counts}. Provide one per image.")
-        return [np.random.default_rng((seed, stream)) for seed in self.seeds]
+from smmcl.lowlight.view import View
 
 
 class MaskSource(Protocol):
@@ -79,7 +58,7 @@ def spectral_residual(image: Tensor) -> Tensor:
     energy = F.pad(energy, (2, 2, 2, 2), mode="reflect")
     energy = F.conv2d(F.conv2d(energy, taps.view(1, 1, 5, 1)), taps.view(1, 1, 1, 5)).square()
     energy = (energy / energy.amax((2, 3), keepdim=True)).float()
-    energy = energy * (gray.amax((2, 3), True) > gray.amin((2, 3), True))  # (N, 1, 64, 64)
+    energy = energy * (small.amax((2, 3), True) > small.amin((2, 3), True))  # (N, 1, 64, 64)
     return F.interpolate(energy, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -184,10 +163,8 @@ class TemporalMixture:
     dark clips it fails. The first frame has no past and is kept.
     """
 
-    num_modes: int = 3
+    rate: float = 0.05  # of learning
     deviations: float = 2.5  # a value further from a mode than these is not its
-    rate: float = 0.05
-    background_share: float = 0.7  # of the weight, in modes of the background
 
     def mask(self, view: View) -> Tensor:
         import cv2  # an extra of this package, and only needed here
@@ -195,8 +172,8 @@ class TemporalMixture:
         subtractor = cv2.createBackgroundSubtractorMOG2(
             varThreshold=self.deviations**2, detectShadows=False
         )
-        subtractor.setNMixtures(self.num_modes)
-        subtractor.setBackgroundRatio(self.background_share)
+        subtractor.setNMixtures(3)
+        subtractor.setBackgroundRatio(0.7)  # of the weight is in modes of the background
         kernel = np.ones((3, 3), np.uint8)
         keeps = []
         for image in (255 * view.image).round().byte().permute(0, 2, 3, 1).cpu().numpy():

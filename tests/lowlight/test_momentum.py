@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from smmcl.lowlight.momentum import (
+    MomentumAlignment,
     map_projector,
+    mlp,
     momentum_target,
     prediction_loss,
-    predictor,
-    two_way_loss,
     vector_projector,
 )
 
@@ -35,10 +35,8 @@ MAP = {0: "conv1", 1: "bn1", 5: "fc1", 6: "bn2", 8: "fc2"}
 def test_loss_by_hand() -> None:
     east, north, west = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[-3.0, 0.0]]])
     assert [prediction_loss(east, key).item() for key in (east, north, west)] == [0, 2, 4]
-    # One way 0 and 2 for two features, the other way 4 and 4: the mean is 2.5.
-    predictions = {"a": east, "b": east}, {"a": west, "b": east}
-    keys = {"a": east, "b": west}, {"a": east, "b": north}
-    assert two_way_loss(predictions, keys).item() == pytest.approx(2.5)
+    batch = prediction_loss(torch.cat((east, east)), torch.cat((east, north)))
+    assert batch.item() == 1
 
 
 def test_loss_gives_keys_no_gradient_and_zeros_a_value() -> None:
@@ -56,16 +54,16 @@ def test_loss_gives_keys_no_gradient_and_zeros_a_value() -> None:
 def test_parameter_counts() -> None:
     count = lambda *parts: sum(p.numel() for part in parts for p in part.parameters())  # noqa: E731
     assert count(vector_projector(512)) == 82_432
-    assert count(predictor(128)) == 33_280
+    assert count(mlp(128)) == 33_280
     assert count(*map(map_projector, (256, 512, 1024, 2048))) == 2_312_960
     unused = 4 * 256  # one norm per level that the authors' forward pass leaves out
-    assert count(*(predictor(128) for _ in range(4))) == 134_144 - unused
+    assert count(*(mlp(128) for _ in range(4))) == 134_144 - unused
 
 
 def test_vectors_match_the_reference(normal, fill, near, numbers) -> None:
     head = fill(vector_projector(32, embed_dim=16), names_of("head_q", VECTOR))
     key_head = fill(vector_projector(32, embed_dim=16), names_of("head_k", VECTOR))
-    guess = fill(predictor(16, hidden_dim=16, embed_dim=16), names_of("pred", VECTOR))
+    guess = fill(mlp(16, hidden_dim=16, embed_dim=16), names_of("pred", VECTOR))
     theirs = {k.partition("f64/")[2]: v for k, v in numbers.items() if "byol_cls/f64/" in k}
     day, night = (normal(seed, 6, 32).requires_grad_() for seed in (321, 322))
     key_day, key_night = (normal(seed, 6, 32) for seed in (323, 324))
@@ -76,7 +74,7 @@ def test_vectors_match_the_reference(normal, fill, near, numbers) -> None:
         near(F.normalize(ours), theirs[name])
     directions = [prediction_loss(q_day, k_night), prediction_loss(q_night, k_day)]
     near(torch.stack(directions), theirs["loss_day_night"])
-    loss = two_way_loss(({"f": q_day}, {"f": q_night}), ({"f": k_day}, {"f": k_night}))
+    loss = torch.stack(directions).mean()
     (0.1 * loss).backward()
     near(0.1 * loss, theirs["weighted"])
     near(day.grad, theirs["grad_day"])
@@ -103,7 +101,7 @@ def test_maps_match_the_reference(normal, fill, near, numbers) -> None:
             fill(map_projector(channels), names_of(f"head_{kind}.MLPs.{level}", MAP))
             for kind in ("q", "k")
         )
-        guess = fill(predictor(128), names_of(f"pred.MLPs.{level}", VECTOR))
+        guess = fill(mlp(128), names_of(f"pred.MLPs.{level}", VECTOR))
         maps.append(normal(331 + level, 4, channels, *size).requires_grad_())
         query = guess(head(maps[-1]))
         key = key_head(normal(341 + level, 4, channels, *size))
@@ -173,3 +171,68 @@ def test_heads_start_as_stated() -> None:
     assert head[0].weight.std().item() == pytest.approx(math.sqrt(2 / 576), rel=0.05)
     assert head[5].weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.05)
     assert map_projector(5)(torch.randn(2, 5, 1, 3)).shape == (2, 128)
+
+
+class Scaled(nn.Module):
+    """A model whose features are its input times a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def features(self, pair: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"own": pair * self.weight, "fused": pair.flip(1) * self.weight}
+
+
+def alignment(model: nn.Module, **options) -> MomentumAlignment:
+    """Of one feature, without any head."""
+    heads = {"projectors": {"own": nn.Identity()}, "predictors": {"own": nn.Identity()}}
+    return MomentumAlignment(model=model, **heads, **options)
+
+
+def test_alignment_by_hand() -> None:
+    model, day, dark = Scaled(), torch.tensor([[1.0, 0.0]] * 2), torch.tensor([[1.0, 1.0]] * 2)
+    views = (day, dark)
+    features = tuple(map(model.features, views))
+    both = alignment(model)(model, views, features)
+    assert both.item() == pytest.approx(2 - 2 / math.sqrt(2))  # 45 degrees, either way
+    # The dark view predicts the fused feature of the day, (0, 1), which is 45 degrees away.
+    fused = {"key_features": {"own": "fused"}, "direction": "from_dark"}
+    assert alignment(model, **fused)(model, views, features).item() == (
+        pytest.approx(2 - 2 / math.sqrt(2))
+    )
+    turned = {"key_features": {"own": "fused"}, "direction": "from_day"}
+    same = (day, day)
+    features = tuple(map(model.features, same))
+    assert alignment(model, **turned)(model, same, features).item() == pytest.approx(2)
+    with pytest.raises(KeyError, match="'up' is no direction"):
+        alignment(model, direction="up")
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_one_direction_gives_the_other_view_no_gradient(view: int) -> None:
+    torch.manual_seed(0)
+    model, direction = Scaled(), ("from_day", "from_dark")[view]
+    views = tuple(torch.randn(3, 2, requires_grad=True) for _ in range(2))
+    loss = alignment(model, direction=direction)(model, views, tuple(map(model.features, views)))
+    loss.backward()
+    assert views[view].grad.any()
+    assert views[1 - view].grad is None
+    assert model.weight.grad.any()
+
+
+def test_alignment_follows_the_model_slowly() -> None:
+    model, views = Scaled(), (torch.ones(2, 2), torch.ones(2, 2))
+    aligned = alignment(model, momentum=0.75)
+    with torch.no_grad():
+        model.weight.fill_(5)
+    aligned(model, views, tuple(map(model.features, views)))
+    assert aligned.target.module[0].weight.tolist() == [2, 2]  # .75 * 1 + .25 * 5
+    trained = [name for name, p in aligned.named_parameters() if p.requires_grad]
+    assert trained == []  # neither the target nor, here, the heads
+
+
+def test_a_single_pair_is_refused() -> None:
+    model, views = Scaled(), (torch.ones(1, 2), torch.ones(1, 2))
+    with pytest.raises(ValueError, match="this one is a single pair"):
+        alignment(model)(model, views, tuple(map(model.features, views)))

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from smmcl.lowlight.enhancer import VGG16
 from smmcl.lowlight.photometric import (
     class_brightness_loss,
     color_loss,
@@ -169,24 +170,7 @@ def test_darkener_losses_match_the_reference(unit, normal, near, theirs, numbers
     near(total + 1 * value["flex"], numbers["simminmax/loss/f64/total_seg"])
 
 
-def vgg(image: torch.Tensor, names: list[str], filled) -> list[torch.Tensor]:
-    """relu1_2, relu2_2 and relu4_3 of a VGG-16 with the weights of the recipe."""
-    taps, channels = [], 3
-    widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 17: 512, 19: 512, 21: 512}
-    for layer, width in widths.items():
-        if layer in (5, 10, 17):
-            image = F.max_pool2d(image, 2)
-        weight = filled(names[names.index(f"features.{layer}.weight")], (width, channels, 3, 3))
-        image = F.relu(
-            F.conv2d(image, weight, filled(f"features.{layer}.bias", (width,)), padding=1)
-        )
-        channels = width
-        if layer in (2, 7, 21):
-            taps.append(image)
-    return taps
-
-
-def test_enhancer_losses_match_the_reference(unit, normal, near, theirs, numbers, filled) -> None:
+def test_enhancer_losses_match_the_reference(unit, normal, near, theirs, numbers, fill) -> None:
     shape = (2, 3, 32, 48)
     image = (0.3 * unit(501, *shape).float()).double()
     enhanced = (0.1 + 0.6 * unit(502, *shape).float()).double().requires_grad_()
@@ -194,11 +178,12 @@ def test_enhancer_losses_match_the_reference(unit, normal, near, theirs, numbers
     negative = (0.25 * unit(504, *shape).float()).double()
     maps = (0.1 * normal(505, 2, 24, 32, 48).float()).double().requires_grad_()
     labels = numbers["scl/loss/labels"].long()
-    names = numbers["scl/vgg/weight_names"]
-    *style, meaning = vgg(enhanced, names, filled)
-    *near_style, _ = vgg(positive, names, filled)
-    *far_style, _ = vgg(negative, names, filled)
-    content = vgg(image, names, filled)[-1]
+    network = VGG16()
+    vgg = fill(network, {name: f"features.{name}" for name in network.state_dict()})
+    *style, meaning = vgg(enhanced).values()
+    *near_style, _ = vgg(positive).values()
+    *far_style, _ = vgg(negative).values()
+    content = vgg(image)["relu4_3"]
     # The mean of a class over the batch is that over one image made of all.
     rows = enhanced.transpose(0, 1).reshape(1, 3, -1, 48), labels.view(1, -1, 48)
     losses = {

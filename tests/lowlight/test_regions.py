@@ -11,11 +11,11 @@ from smmcl.lowlight.regions import (
     RandomMask,
     SaliencyMask,
     TemporalMixture,
-    View,
     erase_blocks,
     keep_above,
     spectral_residual,
 )
+from smmcl.lowlight.view import View
 
 
 def bits(packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

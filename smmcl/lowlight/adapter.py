@@ -1,0 +1,104 @@
+"""Adapts a model to low light: task losses on two views of a pair, and terms that align the views.
+
+The second view shows the visible image in other light; the auxiliary image stays. Similarity
+Min-Max (stage 2) and WiiD are two settings of this class.
+
+Shape shorthand in this module:
+    N: pairs     C: channels     H, W: height and width
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from smmcl.lowlight.alignment import maximum_mean_discrepancy
+from smmcl.lowlight.momentum import MomentumAlignment
+from smmcl.lowlight.regions import MaskSource
+from smmcl.lowlight.relight import ViewSource
+from smmcl.lowlight.wrapped import check_model, preprocess
+
+
+class LightAdapter(nn.Module):
+    """Trains a model for low light. Inference, and the weights of `model`, are the model's own."""
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        second_view: ViewSource,
+        mask: MaskSource | None = None,
+        dark_weight: float = 1.0,
+        momentum: MomentumAlignment | None = None,
+        momentum_weight: float = 0.1,
+        night_feature: str | None = None,
+        night_view: ViewSource | None = None,
+        night_weight: float = 0.1,
+        ignore_value: int = 255,
+    ) -> None:
+        """
+        Args:
+            model: has preprocess, normalize, features, losses and infer.
+            second_view: makes the visible image of the dark view.
+            mask: erases the same regions from the visible image of both views.
+            dark_weight: of the task losses on the dark view; those on the day view are as they are.
+            momentum: aligns the views.
+            night_feature: whose mean over places is compared, by MMD, between dark views and
+                unlabeled night pairs. None leaves the term out.
+            night_view: how night pairs are shown: enhanced, or, where None, as they are.
+            ignore_value: label of void.
+        """
+        super().__init__()
+        check_model(model)
+        self.model = model
+        self.second_view = second_view
+        self.mask = mask
+        self.dark_weight = dark_weight
+        self.momentum, self.momentum_weight = momentum, momentum_weight
+        self.night_feature, self.night_weight = night_feature, night_weight
+        self.night_view = night_view
+        self.ignore_value = ignore_value
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """
+        Args:
+            batched_inputs: as the model's, in training with "view_seed", and with "night", an
+                unlabeled input of the same kind, where there is a night feature.
+
+        Returns:
+            in training, losses by name, weighted: the model's on the day view, on the dark view as
+            `loss_dark_*`, and those of alignment; else what the model infers.
+        """
+        model = self.model
+        if not self.training:
+            pair = model.normalize(model.preprocess(batched_inputs))
+            return model.infer(model.features(pair), batched_inputs)
+        pair, view = preprocess(model, batched_inputs, self.ignore_value)
+        dark = pair._replace(visible=self.second_view(view, batched_inputs))
+        pairs = model.normalize(pair), model.normalize(dark)
+        if self.mask is not None:
+            keep = self.mask.mask(view)  # (N, 1, H, W)
+            pairs = tuple(p._replace(visible=p.visible * keep) for p in pairs)
+        features = tuple(map(model.features, pairs))
+        losses = model.losses(features[0], batched_inputs)
+        for name, loss in model.losses(features[1], batched_inputs).items():
+            losses[f"loss_dark_{name.removeprefix('loss_')}"] = self.dark_weight * loss
+        if self.momentum is not None:
+            loss = self.momentum(model, pairs, features)
+            losses["loss_momentum"] = self.momentum_weight * loss
+        if self.night_feature is not None:
+            loss = self._night(features[1], [record["night"] for record in batched_inputs])
+            losses["loss_night"] = self.night_weight * loss
+        return losses
+
+    def with_divisor(self, batched_inputs: list[dict], **options: Any) -> list[dict]:
+        """The model's own, where it has one."""
+        own = getattr(self.model, "with_divisor", None)
+        return own(batched_inputs, **options) if own else batched_inputs
+
+    def _night(self, dark_features: dict[str, Tensor], nights: list[dict]) -> Tensor:
+        pair, view = preprocess(self.model, nights, self.ignore_value)
+        if self.night_view is not None:
+            pair = pair._replace(visible=self.night_view(view, nights))
+        features = self.model.features(self.model.normalize(pair))
+        both = (dark_features[self.night_feature], features[self.night_feature])
+        return maximum_mean_discrepancy(*(maps.flatten(2).mean(2) for maps in both))  # (N, C) each
