@@ -43,36 +43,38 @@ class Run:
     evaluations: Mapping[str, Mapping[str, Any]]
     robustness: Mapping[str, Mapping[str, Any]]
 
+    def stated(self, dataset: str) -> tuple[str, str]:
+        """Returns what the protocol says of the checkpoint, and its iteration if it names one."""
+        text = self.evaluations[dataset]["protocol"].get("checkpoint", "unknown")
+        found = re.match(r"iteration (\d+) ", text)
+        return text, found[1] if found else ""
+
+    def find_checkpoint(self, dataset: str) -> Path | None:
+        """Returns the file that was evaluated, or what the run ended with, or None."""
+        text, iteration = self.stated(dataset)
+        numbered = [self.folder / f"model_{iteration:>07}.pth"] if iteration else []
+        places = (Path(text), *numbered, self.folder / "model_final.pth")
+        return next((path for path in places if path.is_file()), None)
+
     def checkpoint(self, dataset: str) -> Path:
-        """Returns the file that was evaluated, or the nearest that is left of it."""
-        stated = self.evaluations[dataset]["protocol"].get("checkpoint", "")
-        numbered = self.folder / f"model_{self._iteration(dataset):>07}.pth"
-        for path in (Path(stated), numbered, self.folder / "model_final.pth"):
-            if path.is_file():
-                return path
+        """Returns `find_checkpoint`, which must be there."""
+        if path := self.find_checkpoint(dataset):
+            return path
         raise FileNotFoundError(
-            f"run {self.name} has no checkpoint: neither {stated or 'the evaluated file'} nor "
+            f"run {self.name} has no checkpoint: neither {self.stated(dataset)[0]} nor "
             f"{self.folder / 'model_final.pth'} exists. Restore one, or leave pictures out: "
             "--pairs 0."
         )
 
-    def _iteration(self, dataset: str) -> str:
-        """Returns the iteration that an evaluation in training states, or nothing."""
-        stated = self.evaluations[dataset]["protocol"].get("checkpoint", "")
-        return found[1] if (found := re.match(r"iteration (\d+) ", stated)) else ""
-
     def facts(self, dataset: str) -> dict[str, str]:
-        """Returns engine, checkpoint, its iteration and version; "unknown" if it is gone."""
-        protocol = self.evaluations[dataset]["protocol"]
-        try:
-            stored = read_file(str(self.checkpoint(dataset)), is_mapped=True)
-        except FileNotFoundError:
-            stored = {}
+        """Returns engine, checkpoint, its iterations and version, "unknown" if it is gone."""
+        path, (text, iteration) = self.find_checkpoint(dataset), self.stated(dataset)
+        stored = read_file(str(path), is_mapped=True) if path else {}
         trained = stored["iteration"] + 1 if "iteration" in stored else "unknown"
         return {
-            "engine": protocol.get("engine", "unknown"),
-            "checkpoint": protocol.get("checkpoint", "unknown"),
-            "iterations": self._iteration(dataset) or str(trained),
+            "engine": self.evaluations[dataset]["protocol"].get("engine", "unknown"),
+            "checkpoint": text,
+            "iterations": iteration or str(trained),
             "smmcl version": str(stored.get("smmcl_version", "unknown")),
         }
 
@@ -179,6 +181,11 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         for run in runs
         if not run.config
     ]
+    for run in runs:
+        text, iteration = run.stated(name := shared_datasets(runs)[0])
+        found = run.find_checkpoint(name)
+        if found and not iteration and not Path(text).is_file():
+            sentences.append(f"Run {run.name}: {text} is gone; what is shown is of {found}.")
     return sentences
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from smmcl.visualization.runs import (
+    WARNINGS,
     differences,
     protocol_differences,
     rank_pairs,
@@ -47,7 +48,7 @@ def test_engine_version_iteration_and_seed_are_compared_and_warned_about(evaluat
     assert rows["iterations"] == ["10", "20"]
     assert rows["smmcl version"] == ["0.1", "0.2"]
     assert rows["SEED"] == ["1", "2"]
-    assert len(warnings(runs)) == 4
+    assert set(WARNINGS.values()) < set(warnings(runs))
     # What differs here does not make scores incomparable.
     assert protocol_differences(runs, DATASET) == {}
 
@@ -67,6 +68,18 @@ def test_the_iteration_of_an_evaluation_in_training(evaluated) -> None:
     for name in ("model_final.pth", "model_0000020.pth"):  # the second one is what was evaluated
         (runs[0].folder / name).touch()
         assert runs[0].checkpoint(DATASET).name == name
+
+
+def test_another_checkpoint_than_the_one_evaluated_is_warned_about(evaluated, tmp_path) -> None:
+    runs = read_runs([evaluated("a", checkpoint=str(tmp_path / "best.pth"))])
+    final = runs[0].folder / "model_final.pth"
+    (runs[0].folder / "model_0000000.pth").touch()
+    assert runs[0].find_checkpoint(DATASET) is None
+    torch.save({"model": {}}, final)
+    sentence = f"Run a: {tmp_path / 'best.pth'} is gone; what is shown is of {final}."
+    assert warnings(runs) == [sentence]
+    final.rename(tmp_path / "best.pth")
+    assert warnings(runs) == []
 
 
 def test_a_run_without_config_is_warned_about(evaluated) -> None:
