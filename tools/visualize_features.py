@@ -12,7 +12,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.files.atomic import atomic, write_text
 from smmcl.inference.predictor import Predictor
-from smmcl.visualization.feature_plots import draw_modulation, draw_spaces, look
+from smmcl.visualization.feature_plots import draw_modulation, draw_spaces, look, methods
 from smmcl.visualization.figure import spread
 
 
@@ -39,6 +39,8 @@ def main() -> None:
         predictor = Predictor.from_checkpoint(path, overrides=("DATASETS.TEST", (args.dataset,)))
         chosen = tqdm(records, desc=name, unit="pair")
         seen[name] = [look(predictor, one, short_side=args.short_side) for one in chosen]
+    if "t-SNE" not in methods():
+        print("t-SNE is left out: scikit-learn is missing (pip install 'smmcl[visualization]')")
     figure, numbers = draw_spaces(seen, metadata=metadata, limit=args.cells)
     write_text(args.output / "features.json", json.dumps(numbers, indent=1))
     modulation = draw_modulation(seen, predictor=predictor)

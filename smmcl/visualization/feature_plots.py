@@ -6,7 +6,6 @@ Shape shorthand in this module:
 """
 
 import importlib.util
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,10 +25,7 @@ from smmcl.visualization.figure import keep_resolution
 from smmcl.visualization.panels import brighten, color_auxiliary, fit, pictures
 
 MARKERS = {"visible": "o", "auxiliary": "^"}
-METHODS = ("PCA", "t-SNE")
 DPI = 120
-
-logger = logging.getLogger(__name__)
 
 
 class Seen(NamedTuple):
@@ -82,6 +78,11 @@ def look(predictor: Predictor, record: Mapping[str, Any], *, short_side: int | N
     return Seen(cells, shrink_labels(truth[None], size=size).flatten().numpy(), inputs, modulation)
 
 
+def methods() -> tuple[str, ...]:
+    """Returns the projections to a plane that can be drawn here; t-SNE needs scikit-learn."""
+    return ("PCA", "t-SNE") if importlib.util.find_spec("sklearn") else ("PCA",)
+
+
 def _project(points: np.ndarray, *, method: str) -> np.ndarray:
     """Brings (M, D) to a plane, (M, 2)."""
     if method == "PCA":
@@ -97,7 +98,7 @@ def _draw_space(
 ) -> dict[str, dict[str, float]]:
     """Draws a column: both modalities in planes, the similarity of classes; returns the numbers."""
     *planes, matrix, text = axes
-    for axis, method in zip(planes, METHODS, strict=False):
+    for axis, method in zip(planes, methods(), strict=True):
         halves = np.split(_project(np.concatenate(pair), method=method), 2)
         for marker, points in zip(MARKERS.values(), halves, strict=True):
             colors = np.asarray(metadata.stuff_colors)[labels] / 255
@@ -136,11 +137,7 @@ def draw_spaces(
             parts = zip(*(one.cells[title] for one in pairs), strict=True)
             cells = tuple(np.concatenate(part)[chosen] for part in parts)  # (M, D) each
             columns[f"{name}: {title}"] = cells, labels[chosen]
-    rows = METHODS if importlib.util.find_spec("sklearn") else METHODS[:1]
-    if rows != METHODS:
-        logger.warning(
-            "t-SNE is left out: scikit-learn is missing (pip install 'smmcl[visualization]')"
-        )
+    rows = methods()
     heights = [*(2.8 for _ in rows), 3.4, 1.2]
     figure = Figure(figsize=(3.4 * len(columns), sum(heights) + 0.6), layout="constrained")
     grid = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
