@@ -49,14 +49,17 @@ def main(config: str, weights: str, visible: str, auxiliary: str, output: str = 
     """Returns the pairs per second, reading and writing included."""
     predictor = Predictor(build_config(config, ["MODEL.WEIGHTS", weights]))
     device = predictor.model.device.type
-    predictor.model = fold(predictor.model, dtype=torch.bfloat16)
+    flags = getattr(torch.cpu, "get_capabilities", dict)()  # older torch reports none
+    is_fast = device != "cpu" or flags.get("amx_bf16") or flags.get("avx512_bf16")
+    dtype = torch.bfloat16 if is_fast else torch.float32
+    predictor.model = fold(predictor.model, dtype=dtype)
     colours = np.array(predictor.metadata.stuff_colors, dtype=np.uint8)[:, ::-1]  # (K, 3) in BGR
     codec = cv2.VideoWriter_fourcc(*"MJPG")
     writer = cv2.VideoWriter(output, codec, 10, SIZE) if output else None
 
     def label(pair):
         inputs = predictor.prepare(*pair)
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=bool(is_fast)):
             return predictor.model([inputs])[0]["sem_seg"].max(dim=0).indices.cpu()  # (240, 320)
 
     torch.set_num_threads(max(1, torch.get_num_threads() // AT_ONCE))

@@ -246,7 +246,8 @@ def _add_solver(cfg: CfgNode) -> None:
     # small GPU trains with the paper's batch of 16; rate, epochs and data order stay as they are.
     _C.SOLVER.ACCUMULATION = 1
     # What Detectron2's SOLVER.AMP.ENABLED computes in: "bfloat16", "float16" (with the loss
-    # scaled), or "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere.
+    # scaled), or "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere. On a CPU
+    # without amx_bf16 or avx512_bf16, bfloat16 takes longer than float32.
     _C.SOLVER.AMP.DTYPE = "auto"
     # Decay of the moving average of weights that evaluation then uses, such as 0.999; 0 keeps none.
     _C.SOLVER.AVERAGE_DECAY = 0.0

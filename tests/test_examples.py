@@ -54,15 +54,27 @@ def write_video(path: pathlib.Path, num_frames: int) -> str:
     return str(path)
 
 
-def test_live_labels_pairs_of_frames_until_one_video_ends(tmp_path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("flag", "dtype"),
+    [("avx2", torch.float32), ("avx512_bf16", torch.bfloat16), ("amx_bf16", torch.bfloat16)],
+)
+def test_live_labels_pairs_of_frames_until_one_video_ends(
+    flag, dtype, tmp_path, capsys, monkeypatch
+) -> None:
     assert len((EXAMPLES / "live.py").read_text().splitlines()) <= 80
     live = load("live")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True}, raising=False)
+    fold, folded = live.fold, []
+    monkeypatch.setattr(
+        live, "fold", lambda model, *, dtype: folded.append(dtype) or fold(model, dtype=dtype)
+    )
     config = EXAMPLES.parent / "configs/synthetic_night.yaml"
     model = build_model(build_config(str(config), ["MODEL.DEVICE", "cpu"]))
     torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
     videos = write_video(tmp_path / "rgb.avi", 3), write_video(tmp_path / "heat.avi", 2)
     output = tmp_path / "labels.avi"
     assert live.main(str(config), str(tmp_path / "model.pth"), *videos, str(output)) > 0
+    assert folded == [dtype]
     assert "pairs/s" in capsys.readouterr().out
     written = cv2.VideoCapture(str(output))
     assert [written.read()[0] for _ in range(3)] == [True, True, False]
