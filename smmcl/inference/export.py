@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from smmcl.modeling.head.base import resize
+from smmcl.modeling.layers.resize import resize
 from smmcl.modeling.segmentor import MultiModalSegmentor
 
 MIN_SIDE = 64  # pixels: from there on the last stage has 2 cells, and no operation degenerates

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from smmcl.modeling.layers.norm import FrozenNorm
 from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
 
 # Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of
@@ -17,12 +18,17 @@ from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
 PART_WIDTHS = (64, 256, 1024, 4096)
 
 
-class ActivatedConv(nn.Module):
-    """A convolution whose GELU, on a CPU, is applied to each piece of the map as it is made."""
+# What oneDNN calls them, with their bounds.
+ACTIVATIONS = {nn.GELU: ("gelu", [], "none"), nn.ReLU6: ("hardtanh", [0.0, 6.0], "")}
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+
+class ActivatedConv(nn.Module):
+    """A convolution that on a CPU applies its activation to each piece of the map as it is made."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
         super().__init__()
         self.conv = conv
+        self.activation = activation
 
     def forward(self, feature: Tensor) -> Tensor:
         conv, dtype = self.conv, self.conv.weight.dtype
@@ -30,11 +36,12 @@ class ActivatedConv(nn.Module):
             dtype = torch.get_autocast_dtype("cpu")
         is_captured = torch.compiler.is_compiling()  # an exported file runs where oneDNN is not
         if is_captured or conv.weight.device.type != "cpu" or not _is_fused(dtype):
-            return torch.ops.aten.gelu_(conv(feature))
+            return self.activation(conv(feature))
         # oneDNN's own, as torch.compile calls it; autocast does not know it.
         return torch.ops.mkldnn._convolution_pointwise(
             feature.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
-            conv.padding, conv.stride, conv.dilation, conv.groups, "gelu", [], "none",
+            conv.padding, conv.stride, conv.dilation, conv.groups,
+            *ACTIVATIONS[type(self.activation)],
         )  # fmt: skip
 
 
@@ -50,8 +57,8 @@ def _is_fused(dtype: torch.dtype) -> bool:
 def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A copy for inference alone: the same function up to rounding, by the same forward passes.
 
-    Batch norms, MSCAN's layer scales and on a CPU GELUs become part of the convolutions beside
-    them, and wide MLPs sums of narrower ones, since hidden channels do not see each other.
+    Batch norms, MSCAN's layer scales and on a CPU GELUs and ReLU6s become part of the convolutions
+    beside them, and wide MLPs sums of narrower ones, since hidden channels do not see each other.
 
     Args:
         model: any module; what has nothing to fold is copied as it is.
@@ -79,20 +86,20 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def _fold_sequence(layers: nn.Sequential) -> None:
-    """A norm, then a GELU goes into the convolution before it, which takes its place."""
+    """A norm, then an activation goes into the convolution before it, which takes its place."""
     for i in range(1, len(layers)):
         conv = layers[i - 1]
         if not isinstance(conv, nn.Conv2d):
             continue
-        if isinstance(layers[i], nn.BatchNorm2d):
+        if isinstance(layers[i], (nn.BatchNorm2d, FrozenNorm)):
             layers[i - 1], layers[i] = nn.Identity(), fuse_conv_bn_eval(conv, layers[i])
-        elif isinstance(layers[i], nn.GELU):
-            layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv)
+        elif type(layers[i]) in ACTIVATIONS:
+            layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv, layers[i])
 
 
 def _activate(module: nn.Module, name: str) -> None:
     """The module's activation goes into its convolution of this name."""
-    setattr(module, name, ActivatedConv(getattr(module, name)))
+    setattr(module, name, ActivatedConv(getattr(module, name), module.activation))
     module.activation = nn.Identity()
 
 

@@ -24,7 +24,8 @@ from smmcl.d2 import (
     sem_seg_postprocess,
 )
 from smmcl.modeling.contrastive.base import build_contrast
-from smmcl.modeling.head.base import precise, resize
+from smmcl.modeling.head.base import precise
+from smmcl.modeling.layers.resize import resize
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,11 @@ class MultiModalSegmentor(nn.Module):
         for scores, inputs in zip(logits, batched_inputs, strict=True):
             height, width = inputs["image"].shape[-2:]
             size = inputs.get("height", height), inputs.get("width", width)
-            results.append({"sem_seg": sem_seg_postprocess(scores, (height, width), *size)})
+            if size == (height, width):  # resizing would copy the largest map twice
+                scores = scores[:, :height, :width]
+            else:
+                scores = sem_seg_postprocess(scores, (height, width), *size)
+            results.append({"sem_seg": scores})
         return results
 
     def with_divisor(self, batched_inputs: list[dict], *, num_parts: int) -> list[dict]:

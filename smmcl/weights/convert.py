@@ -36,7 +36,6 @@ AUTHORS = Names(
     ("decode_head.hamburger.ham_in.conv.", "sem_seg_head.hamburger.conv_in."),
     ("decode_head.hamburger.ham_out.conv.", "sem_seg_head.hamburger.conv_out."),
 )
-CLASSIFIER = re.compile(r"(head|fc|stem\.fc)\.(weight|bias)|fc1000(\.weight|_b)")
 
 
 def load_stream(stream: Stream, path: str, *, name: str) -> None:
@@ -44,7 +43,8 @@ def load_stream(stream: Stream, path: str, *, name: str) -> None:
 
     A first convolution of another number of input channels is summed over them, which is what it
     does to a grey image, then repeated for each of the stream's channels and divided by their
-    number. All streams read RGB pixels normalised by ImageNet's statistics.
+    number. All streams read RGB pixels normalized by ImageNet's statistics, EfficientNet-Lite by
+    (x - 127) / 128.
 
     Args:
         stream: as `build_stream` gives it.
@@ -59,6 +59,8 @@ def load_stream(stream: Stream, path: str, *, name: str) -> None:
     state = publisher.prepare(state) if publisher.prepare else state
     own = stream.state_dict()
     filled, unexpected = _fitting(state, publisher.names, own)
+    classifier = [key for key in unexpected if re.fullmatch(publisher.classifier, key)]
+    unexpected = [key for key in unexpected if key not in classifier]
     # Momentum does not use this counter, and files of before 2018 are without it.
     wanted = {key for key in own if not key.endswith("num_batches_tracked")}
     missing = sorted(wanted - set(filled))
@@ -67,9 +69,10 @@ def load_stream(stream: Stream, path: str, *, name: str) -> None:
     share = min(by_value, 1 - len(missing) / len(wanted))  # norms are many tensors, few values
     logger.log(
         logging.WARNING if missing or unexpected else logging.INFO,
-        "%s from %s (%s): %d tensors matched, %.2f%% of the values; missing: %s; unexpected: %s",
+        "%s from %s (%s): %d tensors matched, %.2f%% of the values; missing: %s; unexpected: %s; "
+        "left out, of the classifier: %s",
         *(name, path, publisher.title, len(filled), 100 * by_value),
-        *(_listed(missing), _listed(unexpected)),
+        *(_listed(missing), _listed(unexpected), _listed(classifier)),
     )
     if share < MIN_SHARE:
         raise ValueError(
@@ -155,7 +158,7 @@ def _fitting(
             value = _with_channels(value, own[ours].shape[1])
         if ours in own and own[ours].shape == value.shape:
             filled[ours] = value
-        elif not CLASSIFIER.fullmatch(theirs):
+        else:
             unexpected.append(theirs)
     return filled, unexpected
 

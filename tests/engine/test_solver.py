@@ -59,6 +59,25 @@ def test_decay_only_on_weights() -> None:
     assert [decay_of(optimizer, parameter) for parameter in undecayed] == [0.0] * 4
 
 
+def test_the_streams_have_a_rate_of_their_own() -> None:
+    model = nn.ModuleDict(
+        {"backbone": nn.ModuleDict({"visible": Toy(), "auxiliary": Toy(), "exchanges": Toy()})}
+    )
+    for factor in (0.1, 1.0):
+        overrides = ["SOLVER.STREAMS_LR_FACTOR", str(factor), "SOLVER.BASE_LR", "2.0"]
+        optimizer = build_optimizer(build_config("", overrides), model)
+        for name, part in model["backbone"].items():
+            for parameter in part.parameters():
+                (rate,) = [
+                    group["lr"]
+                    for group in optimizer.param_groups
+                    if any(parameter is other for other in group["params"])
+                ]
+                assert rate == pytest.approx(2 if name == "exchanges" else 2 * factor)
+    groups = build_optimizer(build_config(), model).param_groups
+    assert len(groups) == 2  # as before there was the key: decayed and not
+
+
 def test_layer_scale_can_stay_frozen() -> None:
     model = Toy()
     optimizer = build_optimizer(

@@ -10,6 +10,7 @@ from torch import nn
 from smmcl.config import build_config
 from smmcl.engine.trainer import Trainer
 from smmcl.inference.fold import fold
+from smmcl.modeling.layers.norm import FrozenNorm, freeze_norms
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mscan import Block
 
@@ -40,8 +41,11 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_a_gelu_within_its_convolution(dtype: torch.dtype) -> None:
-    layers = shake(nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.GELU()))
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.ReLU6(inplace=True)], ids=["GELU", "ReLU6"])
+def test_an_activation_within_its_convolution(activation: nn.Module, dtype: torch.dtype) -> None:
+    layers = shake(nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), activation))
+    with torch.no_grad():
+        layers[1].bias[::2] += 6  # so that ReLU6 meets its upper bound
     feature = torch.randn(2, 8, 9, 12).to(dtype)
     folded = fold(layers, dtype=dtype)
     assert [type(layer).__name__ for layer in folded] == ["Identity", "Identity", "ActivatedConv"]
@@ -63,9 +67,14 @@ def test_a_gelu_within_its_convolution(dtype: torch.dtype) -> None:
             assert ((output.double() - wanted).abs() < bound).all()
 
 
-@pytest.mark.parametrize("name", ["mscan_t", "mscan_s", "resnet18", "resnet50", "mit_b0"])
-def test_streams_give_the_same(name) -> None:
+@pytest.mark.parametrize(
+    "name", ["mscan_t", "mscan_s", "resnet18", "resnet50", "mit_b0", "efficientnet_lite0"]
+)
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_streams_give_the_same(name, is_frozen: bool) -> None:
     stream = shake(build_stream(name)).double()
+    if is_frozen:
+        freeze_norms(stream)
     image = torch.randn(1, 3, 64, 72).double()
     state = {key: value.clone() for key, value in stream.state_dict().items()}
     folded = fold(fold(stream, dtype=torch.float64), dtype=torch.float64)  # the second does nothing
@@ -74,7 +83,9 @@ def test_streams_give_the_same(name) -> None:
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
     for key, value in stream.state_dict().items():
         assert torch.equal(value, state[key]), key
-    norms = [module for module in folded.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [
+        module for module in folded.modules() if isinstance(module, (nn.BatchNorm2d, FrozenNorm))
+    ]
     blocks = sum(isinstance(module, Block) for module in stream.modules())
     assert len(norms) == blocks  # those on the shortcuts of MSCAN's attention
 

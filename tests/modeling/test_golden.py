@@ -18,7 +18,7 @@ from smmcl.d2 import build_backbone, build_sem_seg_head
 from smmcl.engine.solver import build_optimizer
 from smmcl.modeling.contrastive.base import build_contrast
 from smmcl.modeling.contrastive.loss import contrastive_losses
-from smmcl.modeling.head.base import resize
+from smmcl.modeling.layers.resize import resize
 from smmcl.modeling.streams.base import build_stream
 from smmcl.weights.convert import AUTHORS
 

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smmcl.modeling.streams import efficientnet_lite
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mit import NAMES as MIT
 from smmcl.modeling.streams.mscan import NAMES as MSCAN
@@ -30,7 +32,11 @@ from smmcl.weights.convert import (
 from smmcl.weights.files import local_file, read_file
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
-PUBLISHED = {"mscan_t": MSCAN, "mit_b0": MIT, "resnet18": TORCHVISION}
+LITE = {
+    name: efficientnet_lite.publisher(size["repeats"]).names
+    for name, size in efficientnet_lite.SIZES.items()
+}
+PUBLISHED = {"mscan_t": MSCAN, "mit_b0": MIT, "resnet18": TORCHVISION} | LITE
 
 
 def published(stream: nn.Module, names: Names) -> dict[str, Tensor]:
@@ -74,6 +80,7 @@ def test_a_published_file_fills_its_stream(
         load_stream(ours, path, name=name)
     assert is_same(theirs, ours)
     assert "100.00% of the values; missing: none; unexpected: none" in caplog.text
+    assert "left out, of the classifier: head.weight, head.bias" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
@@ -187,7 +194,9 @@ def test_a_file_of_another_size_is_refused_and_changes_nothing(tmp_path: pathlib
 def test_an_unknown_file_is_refused_by_its_names(tmp_path: pathlib.Path) -> None:
     stream = build_stream("mscan_t")
     path = save({"stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"stem\.weight.*none of SegFormer's MiT, SegNeXt's MSCAN"):
+    with pytest.raises(
+        ValueError, match=r"stem\.weight.*none of .*SegFormer's MiT, SegNeXt's MSCAN"
+    ):
         load_stream(stream, path, name="mscan_t")
     with pytest.raises(ValueError, match="no tensors by name"):
         load_stream(stream, save({"epoch": 3}, tmp_path / "empty.pth"), name="mscan_t")
@@ -212,6 +221,16 @@ def test_a_convolution_over_one_channel_is_repeated_and_divided(tmp_path: pathli
     load_stream(ours, save(published(theirs, MSCAN), tmp_path / "f.pth"), name="mscan_t")
     one, three = (stream.state_dict()[FIRST_CONVOLUTION] for stream in (theirs, ours))
     torch.testing.assert_close(three, torch.cat([one / 3] * 3, dim=1))
+
+
+def test_the_size_of_an_efficientnet_is_told_by_its_blocks(tmp_path: pathlib.Path) -> None:
+    """Lite0 has fewer; Lite1 and Lite2 have as many, of other widths."""
+    for name, other in itertools.permutations(LITE, 2):
+        path = save(published(build_stream(name), LITE[name]), tmp_path / f"{name}.pth")
+        with pytest.raises(
+            ValueError, match=rf"{name}.pth .*Lite.*(fills .*less than 95%| reads Eff)"
+        ):
+            load_stream(build_stream(other), path, name=other)
 
 
 class Command:

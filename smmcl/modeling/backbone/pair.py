@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from smmcl.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, configurable
 from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, fused_width
+from smmcl.modeling.layers.norm import FrozenNorm, freeze_norms
 from smmcl.modeling.layers.recompute import recompute_blocks
 from smmcl.modeling.streams.base import STREAM_REGISTRY, Stream, find_stream
 
@@ -127,6 +128,16 @@ class SingleStreamBackbone(Backbone):
 @BACKBONE_REGISTRY.register()
 def build_pair_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Builds the streams that MODEL.PAIR names, and the fusions if there are two."""
+    backbone = _build(cfg)
+    is_frozen = any(isinstance(module, FrozenNorm) for module in backbone.modules())
+    if cfg.MODEL.PAIR.FREEZE_NORM and not is_frozen:
+        raise ValueError(
+            "MODEL.PAIR.FREEZE_NORM is True, but no stream has a batch norm. Set it to False."
+        )
+    return backbone
+
+
+def _build(cfg: CfgNode) -> Backbone:
     names = {role.lower(): cfg.MODEL.PAIR[role].NAME for role in ("VISIBLE", "AUXILIARY")}
     if all(names.values()):
         return PairBackbone(cfg)
@@ -151,6 +162,8 @@ def stream_from_config(cfg: CfgNode, role: str) -> Stream:
         stream = kind(in_channels=channels, **kind.from_config(cfg, role=role))
     if cfg.MODEL.PAIR.RECOMPUTE:
         recompute_blocks(stream)
+    if cfg.MODEL.PAIR.FREEZE_NORM:
+        freeze_norms(stream)
     return stream
 
 

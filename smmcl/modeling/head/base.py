@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
 from smmcl.modeling.layers.cpu import PointConv
 from smmcl.modeling.layers.init import init_decoder
+from smmcl.modeling.layers.resize import resize
 
 
 class SemSegHead(nn.Module):
@@ -109,7 +110,8 @@ class SemSegHead(nn.Module):
 
         The divisor of the sum is this batch's own, unless it is given as part of a larger one.
         """
-        logits = resize(precise(logits), targets.shape[-2:])  # (N, K, H, W)
+        # The softmax would bring channels-last maps into this layout when they are large.
+        logits = resize(precise(logits).contiguous(), targets.shape[-2:])  # (N, K, H, W)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         is_whole = self.hard_share == 1
         losses = F.cross_entropy(
@@ -156,11 +158,6 @@ class SemSegHead(nn.Module):
 
     def _num_hard(self, count: Tensor) -> Tensor:
         return (self.hard_share * count).round().clamp(min=1)
-
-
-def resize(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear, (N, C, h, w) -> (N, C, *size), as the references do it (corners not aligned)."""
-    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def precise(logits: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ Shape shorthand in this module:
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY
-from smmcl.modeling.head.base import SemSegHead, resize
+from smmcl.modeling.head.base import SemSegHead
 from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.resize import resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.d2 import SEM_SEG_HEADS_REGISTRY, CfgNode, ShapeSpec
-from smmcl.modeling.head.base import SemSegHead, resize
+from smmcl.modeling.head.base import SemSegHead
 from smmcl.modeling.head.hamburger import Hamburger
 from smmcl.modeling.layers.cpu import PointConv
+from smmcl.modeling.layers.resize import resize
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

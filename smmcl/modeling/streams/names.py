@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+CLASSIFIER = r"(head|fc|stem\.fc)\.(weight|bias)|fc1000(\.weight|_b)"
+
 
 class Names:
     """Names of a publisher's tensors and ours, by their beginnings; the first rule that fits wins.
@@ -48,6 +50,8 @@ class Publisher:
         mark: a name that only this publisher's files have.
         prepare: changes the tensors by their names before they are matched.
         author: what the file must state as its `__author__`, where names alone do not tell.
+        classifier: regular expression of the names that belong to the classifier, which no stream
+            has.
     """
 
     title: str
@@ -55,6 +59,7 @@ class Publisher:
     mark: str
     prepare: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     author: str | None = None
+    classifier: str = CLASSIFIER
 
 
 # Of the blocks that MSCAN and MiT have alike.

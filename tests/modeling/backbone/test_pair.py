@@ -8,6 +8,13 @@ from smmcl.d2 import ShapeSpec
 from smmcl.modeling.backbone.pair import build_pair_backbone
 
 TINY = ["MODEL.PAIR.VISIBLE.NAME", "mscan_t", "MODEL.PAIR.AUXILIARY.NAME", "mscan_t"]
+NO_DROPS = [
+    "MODEL.PAIR.VISIBLE.DROP_PATH_RATE",
+    "0.0",
+    "MODEL.PAIR.AUXILIARY.DROP_PATH_RATE",
+    "0.0",
+]
+NO_NORMS = ["MODEL.PAIR.VISIBLE.NAME", "mit_b0", "MODEL.PAIR.AUXILIARY.NAME", "mit_b0"]
 
 
 def build(*overrides: str) -> torch.nn.Module:
@@ -36,6 +43,33 @@ def test_output_shape_describes_the_features(auxiliary: str) -> None:
 def test_odd_sizes_pass() -> None:
     features = build()(*images(70, 90))
     assert features["res5"].shape[-2:] == (3, 3)  # 90 -> 45 -> 23 -> 12 -> 6 -> 3
+
+
+def test_frozen_norms_are_constants_and_keep_their_names() -> None:
+    plain, frozen = build(), build(*NO_DROPS, "MODEL.PAIR.FREEZE_NORM", "True")
+    assert set(plain.state_dict()) == set(frozen.state_dict())
+    for name in ("running_mean", "running_var", "weight", "bias"):  # as after training
+        getattr(frozen.visible.stages[0].blocks[0].norm1, name).add_(0.5)
+    plain.load_state_dict(frozen.state_dict())
+    before = {name: value.clone() for name, value in frozen.state_dict().items()}
+    features = frozen.train()(*images())
+    for name, value in plain.eval()(*images()).items():
+        torch.testing.assert_close(features[name], value)
+    sum(feature.square().sum() for feature in features.values()).backward()
+    assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
+    trained = {name for name, _ in plain.named_parameters()}
+    gone = trained - {name for name, _ in frozen.named_parameters()}
+    assert gone == {
+        f"{name}.{part}"
+        for name, module in plain.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    # SyncBN, for which batch norms are exchanged in several processes, leaves them alone.
+    synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(frozen).visible
+    assert not [m for m in synced.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    with pytest.raises(ValueError, match=r"FREEZE_NORM is True, but no stream"):
+        build(*NO_NORMS, "MODEL.PAIR.FREEZE_NORM", "True")
 
 
 def test_a_fusion_that_no_head_reads_is_not_built() -> None:

@@ -20,7 +20,7 @@ def results(conv: nn.Conv2d, feature: torch.Tensor) -> list[torch.Tensor]:
 
 def plain(conv: nn.Conv2d) -> nn.Conv2d:
     copy = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding,
+        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
         groups=conv.groups, bias=conv.bias is not None, dtype=conv.weight.dtype,
     )  # fmt: skip
     copy.load_state_dict(conv.state_dict())
@@ -42,6 +42,15 @@ def test_a_depthwise_convolution_has_torchs_gradients(
         )
         for actual, expected in zip(ours, torchs, strict=True):
             torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (9, 12), (12, 9)], ids=str)
+def test_a_stride_gives_torchs_gradients(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = DepthwiseConv(3, (5, 5), stride=2, bias=False).double()
+    feature = torch.randn(2, 3, *size, dtype=torch.float64)
+    for actual, expected in zip(results(conv, feature), results(plain(conv), feature), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("has_bias", [True, False])

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from smmcl.modeling.layers.recompute import recompute_blocks
 from smmcl.modeling.streams.base import STREAM_REGISTRY, build_stream
 
-SMALL = [name for name, _ in STREAM_REGISTRY if name.endswith(("_t", "_b0", "18"))]
+SMALL = [name for name, _ in STREAM_REGISTRY if name.endswith(("_t", "_b0", "18", "_lite0"))]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -71,6 +72,29 @@ def test_recomputed_blocks_give_the_same_bits_from_less_memory(name: str) -> Non
     assert kept_recomputed < 0.4 * kept
     assert plain.keys() == recomputed.keys()
     assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_layout_and_autocast_change_rounding_alone(name: str) -> None:
+    stream = build_stream(name).eval()  # statistics of 8 cells magnify any rounding
+    image = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for layout, is_rough in (
+        (torch.contiguous_format, False),
+        (torch.channels_last, False),
+        (torch.channels_last, True),
+    ):
+        stream.zero_grad()
+        stream.to(memory_format=layout)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_rough):
+            maps = stream(image.contiguous(memory_format=layout))
+        weights = torch.linspace(-1, 1, maps[3].numel()).view_as(maps[3])
+        (maps[3].float() * weights).sum().backward()
+        found = [p.grad.flatten() for p in stream.parameters() if p.grad is not None]
+        gradients.append(torch.cat(found))
+    exact, other, rough = gradients
+    assert F.cosine_similarity(exact, other, dim=0) > 1 - 1e-4
+    assert F.cosine_similarity(exact, rough, dim=0) > 0.9
 
 
 def test_a_stream_without_blocks_cannot_be_recomputed() -> None:
