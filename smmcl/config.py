@@ -91,7 +91,7 @@ def _naming_the_key(cfg: CfgNode, source: str) -> Iterator[None]:
             hint = "Options come before the pairs of KEY VALUE."
         raise ValueError(f"{source} sets {key}, which is no config key. {hint}") from error
     except ValueError as error:
-        raise ValueError(f"{source} sets a value of another type: {error}") from error
+        raise ValueError(f"{source} sets a value that does not fit: {error}") from error
     except (MemoryError, RecursionError) as error:  # of the values that are Python expressions
         raise ValueError(f"{source} sets a value that is nested too deep to be read.") from error
 

@@ -1,4 +1,4 @@
-"""Probes of samplers and loaders: which samples come, in which order, in which batches."""
+"""Probes of loaders: which samples come, in which order, in which batches."""
 
 import contextlib
 import itertools
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from probes_names import raised
+from torch.utils.data import Sampler
 
 import smmcl.d2 as d2
 
@@ -20,31 +21,14 @@ def as_process(rank: int, *, of: int) -> Iterator[None]:
     d2.comm.get_rank, d2.comm.get_world_size = before
 
 
-def training_indices(count: int, *args: Any, rank: int = 0, of: int = 1, **kwargs: Any) -> list:
-    with as_process(rank, of=of):
-        return list(itertools.islice(d2.TrainingSampler(*args, **kwargs), count))
+class Cycle(Sampler):
+    """Endless indices in a fixed order that is neither sorted nor random."""
 
+    def __init__(self, size: int) -> None:
+        self.order = sorted(range(size), key=lambda index: 7 * index % 11)
 
-def testing_indices(size: int, *, rank: int, of: int) -> list[int]:
-    with as_process(rank, of=of):
-        sampler = d2.InferenceSampler(size)
-        assert len(sampler) == len(list(sampler))
-        return list(sampler)
-
-
-def observe_samplers(folder: pathlib.Path) -> dict[str, Any]:
-    return {
-        "seeds": {seed: training_indices(25, 10, seed=seed) for seed in (-1, 0, 42)},
-        "in order": training_indices(8, 3, shuffle=False, seed=0),
-        "of three": [training_indices(9, 7, seed=1, rank=r, of=3) for r in range(3)],
-        "test": [[testing_indices(10, rank=r, of=n) for r in range(n)] for n in (1, 3, 4)],
-        "fewer than processes": [testing_indices(2, rank=r, of=3) for r in range(3)],
-        "errors": {
-            "none": raised(d2.TrainingSampler, 0, seed=0),
-            "text": raised(d2.TrainingSampler, "10", seed=0),
-            "test none": raised(d2.InferenceSampler, 0),
-        },
-    }
+    def __iter__(self) -> Iterator[int]:
+        return itertools.cycle(self.order)
 
 
 def samples(count: int) -> list[dict[str, Any]]:
@@ -55,8 +39,11 @@ def mapped(sample: dict[str, Any]) -> dict[str, Any]:
     return {**sample, "mapped": True}
 
 
-def odd_only(sample: dict[str, Any]) -> dict[str, Any] | None:
-    return sample if sample["image_id"] % 2 else None
+def share(size: int, *, rank: int, of: int) -> list[int]:
+    with as_process(rank, of=of):
+        loader = d2.build_detection_test_loader(samples(size), mapper=None)
+    assert len(loader) == len(list(loader))
+    return list(loader.sampler)
 
 
 def ids(batches: Any, count: int | None = None) -> list[list[int]]:
@@ -65,44 +52,22 @@ def ids(batches: Any, count: int | None = None) -> list[list[int]]:
 
 
 def observe_loaders(folder: pathlib.Path) -> dict[str, Any]:
-    d2.DatasetCatalog.register("probe_loaded", lambda: samples(7))
-    d2.DatasetCatalog.register("probe_void", list)
-    cfg = d2.get_cfg()
-    cfg.DATASETS.TRAIN = ("probe_loaded",)
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
-    cfg.SOLVER.IMS_PER_BATCH = 3
-    cfg.SEED = 4
-    void = cfg.clone()
-    void.DATASETS.TRAIN = ("probe_void",)
-    other = cfg.clone()
-    other.DATALOADER.SAMPLER_TRAIN = "probe"
     train, test = d2.build_detection_train_loader, d2.build_detection_test_loader
+    data, sampler = samples(9), Cycle(9)
     given = {"mapper": mapped, "total_batch_size": 4, "aspect_ratio_grouping": False}
-    data, sampler = samples(9), d2.TrainingSampler(9, seed=5)
-    with as_process(1, of=2):
-        second = d2.TrainingSampler(9, seed=5)
-    tested = test(cfg, "probe_loaded", mapper=mapped)
-    found = {
-        "from a config": ids(train(cfg, mapper=mapped), 6),
-        "unseeded": ids(train(cfg.clone(), mapper=mapped, sampler=sampler, dataset=data), 3),
+    tested = test(data, mapper=mapped)
+    return {
         "plain": ids(train(data, sampler=sampler, **given), 5),
         "two workers": ids(train(data, sampler=sampler, num_workers=2, **given), 5),
         "collated": next(iter(train(data, sampler=sampler, collate_fn=len, **given))),
-        "second process": ids(train(data, sampler=second, **given), 3),
         "test": [ids(tested), len(tested)],
         "test batches": ids(test(data, mapper=None, batch_size=4)),
         "test workers": ids(test(data, mapper=mapped, num_workers=2, batch_size=2)),
+        "test shares": [[share(10, rank=r, of=n) for r in range(n)] for n in (1, 3, 4)],
+        "fewer than processes": [share(2, rank=r, of=3) for r in range(3)],
         "mapped": next(iter(tested))[0],
-        "replaced": ids(test(data, mapper=odd_only)),
         "errors": {
-            "unknown": raised(test, cfg, "probe_none", mapper=mapped),
-            "void": raised(train, void, mapper=mapped),
-            "sampler name": raised(train, other, mapper=mapped),
             "sampler": raised(train, data, sampler=[1, 2], **given),
-            "no batch": raised(train, data, **{**given, "total_batch_size": 0}),
+            "no batch": raised(train, data, sampler=sampler, **{**given, "total_batch_size": 0}),
         },
     }
-    for name in ("probe_loaded", "probe_void"):
-        d2.DatasetCatalog.remove(name)
-    return found

@@ -13,34 +13,26 @@ import smmcl.d2 as d2
 # Methods that the embedded engine has, beside `__init__`; Detectron2's classes have more.
 METHODS = {
     "CfgNode": "merge_from_file merge_from_list merge_from_other_cfg clone freeze is_frozen",
-    "TrainingSampler": "",
-    "InferenceSampler": "",
     "ShapeSpec": "",
     "ImageList": "from_tensors",
     "LRMultiplier": "state_dict get_lr",
-    "WarmupParamScheduler": "",
     "HookBase": "before_train after_train before_step after_backward after_step state_dict",
     "SimpleTrainer": "register_hooks train run_step state_dict load_state_dict reset_data_loader "
     "write_metrics",
-    "AMPTrainer": "run_step state_dict load_state_dict",
     "DefaultTrainer": "resume_or_load build_hooks build_writers train run_step state_dict "
-    "load_state_dict build_model build_optimizer build_lr_scheduler build_train_loader "
-    "build_test_loader build_evaluator test",
+    "load_state_dict test",
     "DetectionCheckpointer": "save resume_or_load has_checkpoint get_checkpoint_file "
     "tag_last_checkpoint add_checkpointable",
     "DatasetEvaluator": "reset process evaluate",
-    "DatasetEvaluators": "reset process evaluate",
-    "EventStorage": "put_scalar put_scalars history histories latest latest_with_smoothing_hint "
-    "count_samples",
-    "JSONWriter": "write close",
+    "EventStorage": "step put_scalar put_scalars history histories latest "
+    "latest_with_smoothing_hint count_samples",
     "Visualizer": "draw_sem_seg",
 }
 FUNCTIONS = (
-    "get_cfg configurable build_detection_train_loader build_detection_test_loader get_norm "
-    "build_model build_backbone build_sem_seg_head sem_seg_postprocess "
-    "get_default_optimizer_params maybe_add_gradient_clipping create_ddp_model default_writers "
-    "inference_on_dataset print_csv_format verify_results get_event_storage has_event_storage "
-    "default_argument_parser default_setup launch setup_logger"
+    "get_cfg configurable build_detection_train_loader build_detection_test_loader build_model "
+    "build_backbone build_sem_seg_head sem_seg_postprocess get_default_optimizer_params "
+    "maybe_add_gradient_clipping create_ddp_model verify_results get_event_storage "
+    "has_event_storage default_argument_parser default_setup launch setup_logger"
 )
 HOOKS = "IterationTimer LRScheduler PeriodicCheckpointer EvalHook PeriodicWriter"
 COMM = (
@@ -109,18 +101,6 @@ def observe_alone(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def observe_norms(folder: pathlib.Path) -> dict[str, Any]:
-    layers = {name: d2.get_norm(name, 64) for name in ("BN", "SyncBN", "GN", "")}
-    return {
-        "types": {name: type(layer).__name__ for name, layer in layers.items()},
-        "states": {name: sorted(layer.state_dict()) for name, layer in layers.items() if layer},
-        "groups": layers["GN"].num_groups,
-        "function": type(d2.get_norm(nn.InstanceNorm2d, 3)).__name__,
-        "none": d2.get_norm(None, 3),
-        "unknown": raised(d2.get_norm, "XN", 3),
-    }
-
-
 class _PlainBackbone(d2.Backbone):
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +152,6 @@ def observe_building(folder: pathlib.Path) -> dict[str, Any]:
         "types": [type(backbone).__name__, type(head).__name__, type(model).__name__],
         "device": str(next(model.parameters()).device),
         "divisibility": backbone.size_divisibility,
-        "constraints": backbone.padding_constraints,
         "errors": errors,
     }
 
@@ -210,11 +189,11 @@ def observe_postprocessing(folder: pathlib.Path) -> list[float]:
 def observe_drawing(folder: pathlib.Path) -> dict[str, Any]:
     metadata = d2.MetadataCatalog.get("probe_drawing")
     metadata.set(stuff_classes=["floor", "wall"], stuff_colors=[(200, 30, 30), (20, 80, 240)])
-    image = torch.arange(64 * 96 * 3).remainder(200).view(64, 96, 3).byte().numpy()
-    labels = torch.zeros(64, 96, dtype=torch.int64)
-    labels[:32] = 1
-    labels[48:, 72:] = 255  # ignored: stays as it is
-    drawn = d2.Visualizer(image, metadata, scale=2.0).draw_sem_seg(labels, draw_text=False)
+    image = torch.arange(128 * 192 * 3).remainder(200).view(128, 192, 3).byte().numpy()
+    labels = torch.zeros(128, 192, dtype=torch.int64)
+    labels[:64] = 1
+    labels[96:, 144:] = 255  # ignored: stays as it is
+    drawn = d2.Visualizer(image, metadata).draw_sem_seg(labels, draw_text=False)
     picture = drawn.get_image()
     tiles = torch.from_numpy(picture.copy()).double().view(4, 32, 6, 32, 3).mean(dim=(1, 3))
     d2.MetadataCatalog.remove("probe_drawing")

@@ -1,4 +1,4 @@
-"""Probes of optimiser and rates: parameter groups, schedules, clipping of gradients."""
+"""Probes of optimizer and rates: parameter groups, schedules, clipping of gradients."""
 
 import itertools
 import pathlib
@@ -38,13 +38,9 @@ def observe_groups(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def observe_rates(folder: pathlib.Path) -> dict[str, Any]:
-    steps = MultiStepParamScheduler([1, 0.1], milestones=[6], num_updates=10)
-    cosine = CosineParamScheduler(1.0, 0.0)
     schedules = {
-        "linear": d2.WarmupParamScheduler(steps, 0.001, 0.3),
-        "constant": d2.WarmupParamScheduler(cosine, 0.5, 0.2, "constant"),
-        "rescaled": d2.WarmupParamScheduler(cosine, 0.0, 0.4, rescale_interval=True),
-        "none": d2.WarmupParamScheduler(steps, 0.1, 0.0),
+        "steps": MultiStepParamScheduler([1, 0.1], milestones=[6], num_updates=10),
+        "cosine": CosineParamScheduler(1.0, 0.0),
     }
     found: dict[str, Any] = {}
     for name, schedule in schedules.items():
@@ -58,10 +54,7 @@ def observe_rates(folder: pathlib.Path) -> dict[str, Any]:
             optimizer.step()
             scheduler.step()
         found["state"] = scheduler.state_dict()
-    method = raised(d2.WarmupParamScheduler, steps, 0.1, 0.1, "quadratic")
-    cfg = tiny_config(folder, LR_SCHEDULER_NAME="Probe")
-    unknown = raised(d2.DefaultTrainer.build_lr_scheduler, cfg, torch.optim.SGD(weights, lr=1.0))
-    return {**found, "errors": {"method": method, "unknown": unknown}}
+    return found
 
 
 def observe_clipping(folder: pathlib.Path) -> dict[str, Any]:

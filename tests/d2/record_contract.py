@@ -1,13 +1,13 @@
 """Records what Detectron2 does where this project relies on it, for the tests of either engine.
 
-Run it where Detectron2 is installed: `python tests/d2/record_contract.py`. It writes contract.json
-beside this file and the embedded engine's defaults.json.
+Run it where Detectron2 is installed, with the commit of it that is:
+`python tests/d2/record_contract.py 02b5c4e295e990042a714712c21dc79b731e8833`. It writes
+contract.json beside this file and the embedded engine's defaults.json.
 """
 
 import importlib.util
 import json
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -64,17 +64,11 @@ def as_json(observed: Any) -> Any:
     return json.loads(json.dumps(observed))
 
 
-def main(folder: pathlib.Path) -> None:
-    """Records, in a scratch folder."""
+def main(folder: pathlib.Path, revision: str) -> None:
+    """Records, in a scratch folder, what a revision of Detectron2 does."""
     if d2.ENGINE != "detectron2":
         raise SystemExit("The contract is recorded from Detectron2, which is not installed here.")
-    import detectron2
-
-    source = pathlib.Path(detectron2.__file__).parent
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=source, capture_output=True, text=True, check=True
-    )
-    record = {"detectron2": revision.stdout.strip(), "torch": torch.__version__, "observed": {}}
+    record = {"detectron2": revision, "torch": torch.__version__, "observed": {}}
     for name, probe in load_probes().items():
         scratch = folder / name
         scratch.mkdir()
@@ -92,4 +86,4 @@ if __name__ == "__main__":
     import tempfile
 
     with tempfile.TemporaryDirectory() as scratch:
-        main(pathlib.Path(scratch))
+        main(pathlib.Path(scratch), sys.argv[1])

@@ -2,13 +2,21 @@
 
 import importlib.util
 import pathlib
-import pickle
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
-from smmcl.d2.builtin import config, data, default_trainer, modeling, train_loop, visualizer
+from smmcl.d2.builtin import (
+    config,
+    data,
+    default_trainer,
+    events,
+    modeling,
+    train_loop,
+    visualizer,
+)
 
 
 def test_configs_do_not_share_their_lists() -> None:
@@ -29,23 +37,33 @@ def test_lean_keys_are_all_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("key", "value", "text"),
     [
-        ("MODEL: {MASK_ON: true}", "MODEL.MASK_ON"),
-        ("MODEL: {RPN: {IOU_LABELS: [0, 1]}}", "MODEL.RPN.IOU_LABELS"),
-        ("SOLVER: {REFERENCE_WORLD_SIZE: 8}", "SOLVER.REFERENCE_WORLD_SIZE"),
+        ("MODEL.MASK_ON", "True", "MODEL: {MASK_ON: true}"),
+        ("MODEL.RPN.IOU_LABELS", "[0, 1]", "MODEL: {RPN: {IOU_LABELS: [0, 1]}}"),
+        ("SOLVER.REFERENCE_WORLD_SIZE", "8", "SOLVER: {REFERENCE_WORLD_SIZE: 8}"),
     ],
 )
 def test_a_key_that_is_not_here_is_refused_by_name(
-    text: str, key: str, tmp_path: pathlib.Path
+    key: str, value: str, text: str, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "config.yaml").write_text(f"VERSION: 2\n{text}\n", encoding="utf-8")
-    with pytest.raises(KeyError, match=rf"{key} is .*accepts only Detectron2's default"):
+    with pytest.raises(ValueError, match=rf"{key} is .*accepts only Detectron2's default"):
         config.get_cfg().merge_from_file(str(tmp_path / "config.yaml"))
+    with pytest.raises(ValueError, match=rf"{key} is .*accepts only Detectron2's default"):
+        config.get_cfg().merge_from_list([key, value])
+
+
+def test_a_key_that_is_not_here_may_stand_at_its_default() -> None:
+    cfg = config.get_cfg()
+    cfg.merge_from_list(["MODEL.MASK_ON", "False", "SEED", "3", "TEST.KEYPOINT_OKS_SIGMAS", "[]"])
+    assert cfg.SEED == 3
+    cfg.SEED = -1
+    assert cfg == config.get_cfg()
 
 
 def test_grouping_by_aspect_ratio_is_left_to_detectron2() -> None:
-    with pytest.raises(ValueError, match=r"ASPECT_RATIO_GROUPING to False"):
+    with pytest.raises(ValueError, match="aspect_ratio_grouping=False"):
         data.build_detection_train_loader([{}], mapper=dict, total_batch_size=1)
 
 
@@ -56,16 +74,55 @@ def test_samples_are_copies() -> None:
     assert next(iter(loader)) == [{"tags": ["day"]}]
 
 
-def test_formats_of_the_model_zoo_are_left_to_detectron2(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps({"model": {}, "__author__": "x"}))
-    checkpointer = default_trainer.DetectionCheckpointer(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match=r"zoo.pkl.*SMMCL_ENGINE=detectron2"):
-        checkpointer.load(str(tmp_path / "zoo.pkl"))
+def test_metrics_are_the_same_where_they_may_be_asynchronous() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    model = _Squared(weight)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    trainer = train_loop.SimpleTrainer(model, [0, 0], optimizer, async_write_metrics=True)
+    trainer.train(0, 2)
+    # 1 * 1, then 1 - 0.1 * 2 squared
+    losses = [loss for loss, _ in trainer.storage.history("total_loss").values()]
+    assert losses == pytest.approx([1.0, 0.64])
 
 
-def test_metrics_in_a_thread_are_left_to_detectron2() -> None:
-    with pytest.raises(AssertionError, match="in step only"):
-        train_loop.SimpleTrainer(nn.Linear(1, 1), [], None, async_write_metrics=True)
+class _Squared(nn.Module):
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, batch: object) -> torch.Tensor:
+        return self.weight.square().sum()
+
+
+def test_without_a_timer_the_time_left_comes_from_the_lines(monkeypatch, caplog) -> None:
+    clock = iter([10.0, 30.0, 30.0])
+    monkeypatch.setattr(events.time, "perf_counter", lambda: next(clock))
+    printer = events.CommonMetricPrinter(max_iter=100)
+    with events.EventStorage() as storage, caplog.at_level("INFO", printer.logger.name):
+        for storage.iter in (19, 39):
+            printer.write()
+    assert "eta" not in caplog.messages[0]
+    assert "eta: 0:01:00" in caplog.messages[1]  # 20 seconds for 20 iterations, and 60 are left
+
+
+def test_the_trainer_of_this_engine_is_for_those_that_build_their_own_parts() -> None:
+    with pytest.raises(NotImplementedError, match="Subclass smmcl's Trainer"):
+        default_trainer.DefaultTrainer(config.get_cfg())
+
+
+def test_a_loader_without_a_sampler_is_refused() -> None:
+    options = {"total_batch_size": 1, "aspect_ratio_grouping": False}
+    with pytest.raises(AssertionError, match=r"NoneType.*chooses none by itself"):
+        data.build_detection_train_loader([{}], mapper=dict, **options)
+
+
+def test_padding_to_a_square_never_crops() -> None:
+    images = [torch.ones(1, 5, 6)]
+    constraints = {"square_size": 6}
+    square = modeling.ImageList.from_tensors(images, padding_constraints=constraints)
+    assert square.tensor.shape == (1, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"square_size of 5.*5 x 6 pixels\. Set it to 6"):
+        modeling.ImageList.from_tensors(images, padding_constraints={"square_size": 5})
 
 
 def test_without_tensorboard_there_are_two_writers(tmp_path: pathlib.Path, monkeypatch) -> None:
@@ -87,35 +144,26 @@ def test_building_what_is_no_backbone_is_an_error(monkeypatch) -> None:
 LABELS = np.zeros((6, 8), dtype=np.int64)
 LABELS[1:3, 2:5] = 1
 LABELS[5, 7] = 255
+FACTS = data.Metadata(stuff_classes=["floor", "wall"], stuff_colors=[(200, 0, 0), (0, 100, 0)])
 
 
-def draw(**kwargs: object) -> np.ndarray:
-    facts = data.Metadata(stuff_classes=["floor", "wall"], stuff_colors=[(200, 0, 0), (0, 100, 0)])
-    image = np.full((6, 8, 3), 50)
-    return visualizer.Visualizer(image, facts).draw_sem_seg(LABELS, **kwargs).get_image()
-
-
-def test_inside_edges_and_ignored_pixels_of_a_drawing() -> None:
-    drawn = draw(alpha=0.5, draw_text=False, edge_color=(1.0, 1.0, 1.0))
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_inside_edges_and_ignored_pixels_of_a_drawing(dtype: type) -> None:
+    drawing = visualizer.Visualizer(np.full((6, 8, 3), 50), FACTS).draw_sem_seg(
+        LABELS.astype(dtype), alpha=0.5, draw_text=False, edge_color=(1.0, 1.0, 1.0)
+    )
+    drawn = drawing.get_image()
     assert drawn[5, 7].tolist() == [50, 50, 50]  # ignored
     assert drawn[4, 4].tolist() == [125, 25, 25]  # inside: (50 + 200) / 2, (50 + 0) / 2
     assert drawn[1, 2].tolist() == [255, 255, 255]  # a block of two rows is all edge
     assert drawn[0, 0].tolist() == [255, 255, 255]  # the image ends in an edge
 
 
-def test_small_regions_are_left_out() -> None:
-    drawn = draw(alpha=1.0, draw_text=False, area_threshold=7)
-    assert drawn[1, 3].tolist() == [50, 50, 50]  # 6 pixels
-    assert drawn[4, 4].tolist() == [200, 0, 0]
-
-
-def test_names_are_written_over_all_classes() -> None:
-    assert (draw() != draw(draw_text=False)).any()
-
-
-def test_a_drawing_is_saved_as_it_is_shown(tmp_path: pathlib.Path) -> None:
-    drawing = visualizer.VisImage(np.arange(48, dtype=np.uint8).reshape(4, 4, 3), scale=2.0)
-    drawing.save(str(tmp_path / "drawing.png"))
-    saved = visualizer.Image.open(tmp_path / "drawing.png")
-    assert saved.size == (8, 8)
-    assert (np.array(saved) == drawing.get_image()).all()
+def test_names_scales_and_areas_are_left_to_detectron2() -> None:
+    image = np.zeros((6, 8, 3))
+    with pytest.raises(ValueError, match=r"writes no class names.*draw_text=False"):
+        visualizer.Visualizer(image, FACTS).draw_sem_seg(LABELS)
+    with pytest.raises(ValueError, match="leaves out no small regions"):
+        visualizer.Visualizer(image, FACTS).draw_sem_seg(LABELS, 7, draw_text=False)
+    with pytest.raises(ValueError, match="at the image's own scale"):
+        visualizer.Visualizer(image, FACTS, scale=2.0)

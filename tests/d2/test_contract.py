@@ -1,4 +1,4 @@
-"""The engine that the door chose against the record of Detectron2's behaviour.
+"""The engine that the door chose against the record of Detectron2's behavior.
 
 On the embedded engine a failure means that it behaves differently; on Detectron2, that Detectron2
 has changed since the record was made (`python tests/d2/record_contract.py` makes it anew).
@@ -22,7 +22,7 @@ _spec.loader.exec_module(record_contract)
 
 PROBES = record_contract.load_probes()
 RECORD = json.loads(record_contract.CONTRACT.read_text(encoding="utf-8"))
-# Colours of a drawing, in 0..255: the engines draw edges in different ways.
+# Colors of a drawing, in 0..255: the engines draw edges in different ways.
 TOLERANCES = {"drawing": 10.0}
 
 

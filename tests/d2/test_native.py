@@ -40,13 +40,14 @@ def config(folder: pathlib.Path, *overrides: str):
 
 
 class StockTrainer(d2.DefaultTrainer):
-    """The engine's trainer, given nothing but our loaders and our evaluator."""
+    """Detectron2's trainer, given nothing but our loaders and our evaluator."""
 
     build_train_loader = Trainer.build_train_loader
     build_test_loader = Trainer.build_test_loader
     build_evaluator = Trainer.build_evaluator
 
 
+@only_upstream
 @pytest.mark.slow
 def test_the_stock_trainer_trains_the_model(tmp_path: pathlib.Path) -> None:
     trainer = StockTrainer(config(tmp_path))

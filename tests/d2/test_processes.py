@@ -6,10 +6,12 @@ import pathlib
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import SequentialSampler
 
 import smmcl.d2 as d2
 
 NUM_PROCESSES = 2
+DATA = [{"id": i} for i in range(8)]
 
 
 def observe(folder: str) -> None:
@@ -25,7 +27,9 @@ def observe(folder: str) -> None:
         "all": comm.all_gather(rank * 10),
         "gathered": comm.gather(rank * 10),
         "seeds": comm.all_gather(comm.shared_random_seed()),
-        "test": list(d2.InferenceSampler(5)),
+        "test": [
+            sample["id"] for [sample] in d2.build_detection_test_loader(DATA[:5], mapper=dict)
+        ],
         "loaded": len(next(iter(_loader()))),
         "ddp": ddp,
     }
@@ -34,9 +38,9 @@ def observe(folder: str) -> None:
 
 
 def _loader() -> object:
-    data = [{"image_id": i} for i in range(8)]
     options = {"total_batch_size": 6, "aspect_ratio_grouping": False}
-    return d2.build_detection_train_loader(data, mapper=dict, **options)
+    sampler = SequentialSampler(DATA)
+    return d2.build_detection_train_loader(DATA, mapper=dict, sampler=sampler, **options)
 
 
 @pytest.mark.slow

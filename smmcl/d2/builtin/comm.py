@@ -7,6 +7,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from smmcl.d2.builtin import missing
+
 _LOCAL_PROCESS_GROUP: dist.ProcessGroup | None = None
 
 
@@ -85,3 +87,7 @@ def gather(data: Any, dst: int = 0, group: dist.ProcessGroup | None = None) -> l
 def shared_random_seed() -> int:
     """A random number that all processes share; every process must call it."""
     return all_gather(np.random.randint(2**31))[0]
+
+
+def __getattr__(name: str) -> object:
+    raise missing(f"comm.{name}")

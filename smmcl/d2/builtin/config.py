@@ -36,6 +36,12 @@ class CfgNode(_CfgNode):
     def merge_from_other_cfg(self, cfg_other: _CfgNode) -> None:
         super().merge_from_other_cfg(_without_foreign_defaults(cfg_other, self))
 
+    def merge_from_list(self, cfg_list: list) -> None:
+        """Sets "A.B", value, "C", value, ..."""
+        pairs = [cfg_list[i : i + 2] for i in range(0, len(cfg_list), 2)]  # the last may be short
+        pairs = [pair for pair in pairs if len(pair) < 2 or not _is_foreign_default(self, *pair)]
+        super().merge_from_list([item for pair in pairs for item in pair])
+
 
 def get_cfg() -> CfgNode:
     """A fresh tree of the lean keys at Detectron2's defaults."""
@@ -59,23 +65,39 @@ def _recorded_defaults() -> dict[str, Any]:
 
 
 def _without_foreign_defaults(loaded: CfgNode, own: CfgNode, prefix: str = "") -> CfgNode:
-    """Leaves out keys that `own` lacks, at Detectron2's default; refuses other values of them."""
-    kept = CfgNode()  # with keys unknown to Detectron2 as well, for the merge to refuse
+    """The part of `loaded` that `own` is to merge, with keys unknown to Detectron2 as well."""
+    kept = CfgNode()
     for name, value in loaded.items():
         key = prefix + name
         if isinstance(value, _CfgNode):
-            node = _without_foreign_defaults(value, own.get(name, CfgNode()), key + ".")
-            if name in own or node:
+            node = _without_foreign_defaults(value, own, key + ".")
+            if node or _has(own, key):
                 kept[name] = node
-        elif name in own or key not in _recorded_defaults():
+        elif not _is_foreign_default(own, key, value):
             kept[name] = value
-        elif _as_lists(CfgNode._decode_cfg_value(value)) != _as_lists(_recorded_defaults()[key]):
-            raise KeyError(
-                f"{key} is {value}. The embedded engine has no such key and accepts only "
-                f"Detectron2's default, {_recorded_defaults()[key]}. Remove the key, or run with "
-                "Detectron2 (SMMCL_ENGINE=detectron2)."
-            )
     return kept
+
+
+def _is_foreign_default(own: CfgNode, key: str, value: Any) -> bool:
+    """Whether `own` lacks a key of Detectron2, which is at its default; others are refused."""
+    defaults = _recorded_defaults()
+    if key not in defaults or _has(own, key):
+        return False
+    if _as_lists(CfgNode._decode_cfg_value(value)) == _as_lists(defaults[key]):
+        return True
+    raise ValueError(
+        f"{key} is {value}. The embedded engine has no such key and accepts only Detectron2's "
+        f"default, {defaults[key]}. Remove the key, or run with Detectron2 "
+        "(SMMCL_ENGINE=detectron2)."
+    )
+
+
+def _has(node: Any, key: str) -> bool:
+    for name in key.split("."):
+        if not isinstance(node, _CfgNode) or name not in node:
+            return False
+        node = node[name]
+    return True
 
 
 def _as_lists(value: Any) -> Any:

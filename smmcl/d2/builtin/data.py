@@ -1,20 +1,17 @@
-"""Data: catalogs by name, samplers, and loaders for endless training and exact testing."""
+"""Data: catalogs by name, and loaders for endless training and exact testing."""
 
-import itertools
 import logging
 import pickle
-import random
 import types
 from collections import UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from smmcl.d2.builtin import comm
-from smmcl.d2.builtin.config import CfgNode, configurable
-from smmcl.d2.builtin.launch import seed_all_rng
+from smmcl.d2.builtin.setup import seed_all_rng
 
 logger = logging.getLogger("detectron2.data.build")
 
@@ -93,104 +90,31 @@ DatasetCatalog = _DatasetCatalog()
 MetadataCatalog = _MetadataCatalog()
 
 
-class TrainingSampler(Sampler):
-    """Endless indices: one shuffled pass after the other, dealt out to the processes in turn."""
-
-    def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
-        if size <= 0:
-            raise ValueError(f"TrainingSampler(size=) expects a positive int. Got {size}.")
-        self._size = size
-        self._shuffle = shuffle
-        self._seed = int(comm.shared_random_seed() if seed is None else seed)
-        self._rank, self._world_size = comm.get_rank(), comm.get_world_size()
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(self._indices(), self._rank, None, self._world_size)
-
-    def _indices(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed)
-        while True:
-            if self._shuffle:
-                yield from torch.randperm(self._size, generator=generator).tolist()
-            else:
-                yield from range(self._size)
-
-
-class InferenceSampler(Sampler):
-    """Each sample exactly once over all processes: one run of neighbours for each process."""
-
-    def __init__(self, size: int) -> None:
-        assert size > 0
-        rank = comm.get_rank()
-        share, left = divmod(size, comm.get_world_size())  # the first ranks take one more
-        begin = rank * share + min(rank, left)
-        self._local_indices = range(begin, begin + share + (rank < left))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._local_indices)
-
-    def __len__(self) -> int:
-        return len(self._local_indices)
+def _local_share(size: int) -> range:
+    """The samples of this process: neighbors, and each sample on exactly one process."""
+    assert size > 0, "There is no sample to test on."
+    rank = comm.get_rank()
+    share, left = divmod(size, comm.get_world_size())  # the first ranks take one more
+    begin = rank * share + min(rank, left)
+    return range(begin, begin + share + (rank < left))
 
 
 class _MappedDataset(Dataset):
-    """Samples through a mapper; where that returns None, another sample is drawn.
-
-    A list is kept pickled, so that nobody changes what others will read.
-    """
+    """Samples through a mapper. A list is kept pickled: no mapper changes what others will read."""
 
     def __init__(self, dataset: list | Dataset, mapper: Callable[[Any], Any] | None) -> None:
         is_list = isinstance(dataset, list)
         self._items = [pickle.dumps(item, protocol=-1) for item in dataset] if is_list else dataset
         self._read = pickle.loads if is_list else _identity
         self._mapper = mapper or _identity
-        self._rng = random.Random(42)
-        self._candidates = set(range(len(dataset)))
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> Any:
-        while (mapped := self._mapper(self._read(self._items[index]))) is None:
-            logger.warning(f"The mapper returned None for index {index}, another one is drawn")
-            self._candidates.discard(index)
-            index = self._rng.sample(list(self._candidates), k=1)[0]
-        self._candidates.add(index)
-        return mapped
+        return self._mapper(self._read(self._items[index]))
 
 
-def _list_samples(names: str | list[str]) -> list[dict]:
-    names = [names] if isinstance(names, str) else names
-    assert len(names), names
-    dicts = []
-    for name in names:
-        listed = DatasetCatalog.get(name)
-        assert len(listed), f"Dataset '{name}' is empty!"
-        dicts.extend(listed)
-    return dicts
-
-
-def _train_loader_from_config(
-    cfg: CfgNode, mapper: Callable, *, dataset: Any = None, sampler: Any = None
-) -> dict[str, Any]:
-    dataset = _list_samples(cfg.DATASETS.TRAIN) if dataset is None else dataset
-    if sampler is None:
-        name = cfg.DATALOADER.SAMPLER_TRAIN
-        logger.info(f"Using training sampler {name}")
-        if name != "TrainingSampler":
-            raise ValueError(f"Unknown training sampler: {name}")
-        sampler = TrainingSampler(len(dataset), seed=cfg.SEED)
-    return {
-        "dataset": dataset,
-        "sampler": sampler,
-        "mapper": mapper,
-        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
-        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-    }
-
-
-@configurable(from_config=_train_loader_from_config)
 def build_detection_train_loader(
     dataset: list[dict] | Dataset,
     *,
@@ -201,43 +125,32 @@ def build_detection_train_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list], Any] | None = None,
     **kwargs: Any,
-) -> Any:
-    """Endless batches, each a list of mapped samples.
+) -> DataLoader:
+    """Batches of mapped samples in the order of `sampler`.
 
     `mapper` may be None to leave samples as they are; `kwargs` are further arguments of torch's
     `DataLoader`.
     """
     if aspect_ratio_grouping:
         raise ValueError(
-            "The embedded engine does not group images by aspect ratio. Set "
-            "DATALOADER.ASPECT_RATIO_GROUPING to False, or run with Detectron2."
+            "The embedded engine does not group images by aspect ratio. Pass "
+            "aspect_ratio_grouping=False, or run with Detectron2."
         )
-    world_size = comm.get_world_size()
-    batch_size, left = divmod(total_batch_size, world_size)
+    assert isinstance(sampler, Sampler), (
+        f"Expect a Sampler but got {type(sampler)}: the embedded engine chooses none by itself."
+    )
+    batch_size, left = divmod(total_batch_size, comm.get_world_size())
     assert batch_size > 0 and not left, (  # noqa: PT018
-        f"Total batch size ({total_batch_size}) must be divisible by the number of gpus "
-        f"({world_size})."
+        f"Total batch size ({total_batch_size}) must be divisible by the number of processes "
+        f"({comm.get_world_size()})."
     )
     logger.info(f"Making batched data loader with batch_size={batch_size}")
-    mapped = _MappedDataset(dataset, mapper)
-    sampler = TrainingSampler(len(mapped)) if sampler is None else sampler
-    assert isinstance(sampler, Sampler), f"Expect a Sampler but got {type(sampler)}"
     kwargs = {"drop_last": True, "collate_fn": collate_fn or _identity, **kwargs}
     kwargs.update(num_workers=num_workers, worker_init_fn=_seed_worker)
+    mapped = _MappedDataset(dataset, mapper)
     return DataLoader(mapped, batch_size=batch_size, sampler=sampler, **kwargs)
 
 
-def _test_loader_from_config(
-    cfg: CfgNode, dataset_name: str | list[str], mapper: Callable
-) -> dict[str, Any]:
-    return {
-        "dataset": _list_samples(dataset_name),
-        "mapper": mapper,
-        "num_workers": cfg.DATALOADER.NUM_WORKERS,
-    }
-
-
-@configurable(from_config=_test_loader_from_config)
 def build_detection_test_loader(
     dataset: list[dict] | Dataset,
     *,
@@ -251,7 +164,7 @@ def build_detection_test_loader(
     return DataLoader(
         _MappedDataset(dataset, mapper),
         batch_size=batch_size,
-        sampler=InferenceSampler(len(dataset)) if sampler is None else sampler,
+        sampler=_local_share(len(dataset)) if sampler is None else sampler,
         num_workers=num_workers,
         collate_fn=collate_fn or _identity,
     )

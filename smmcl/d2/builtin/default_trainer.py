@@ -1,10 +1,8 @@
-"""The trainer that a config describes: model, optimiser, loaders, schedule, checkpoints, hooks."""
+"""The trainer behind a project's own: checkpoints, hooks, writers, resuming, testing."""
 
 import importlib.util
 import logging
-import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any
 
 from fvcore.common.checkpoint import Checkpointer
@@ -12,14 +10,11 @@ from iopath.common.file_io import g_pathmgr
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks as communication_hooks
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
-from smmcl.d2.builtin import comm, data, evaluation, events, hooks, modeling, solver
+from smmcl.d2.builtin import comm, evaluation, events, hooks
 from smmcl.d2.builtin.config import CfgNode
 from smmcl.d2.builtin.evaluation import DatasetEvaluator
-from smmcl.d2.builtin.launch import setup_logger
-from smmcl.d2.builtin.train_loop import AMPTrainer, HookBase, SimpleTrainer, TrainerBase
+from smmcl.d2.builtin.train_loop import HookBase, TrainerBase
 
 logger = logging.getLogger("detectron2.engine.defaults")
 
@@ -27,7 +22,7 @@ logger = logging.getLogger("detectron2.engine.defaults")
 class DetectionCheckpointer(Checkpointer):
     """Saves and loads a model and whatever else has a state; what does not fit is only logged.
 
-    Reads .pth files. Those of the model zoo, matched by guesses, are left to Detectron2.
+    Reads files of its own kind. The formats of the model zoo are left to Detectron2.
     """
 
     def __init__(
@@ -40,15 +35,6 @@ class DetectionCheckpointer(Checkpointer):
     ) -> None:
         is_writer = comm.is_main_process() if save_to_disk is None else save_to_disk
         super().__init__(model, save_dir, save_to_disk=is_writer, **checkpointables)
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        if filename.endswith((".pkl", ".pyth")):
-            raise ValueError(
-                f"'{filename}' is in a format of the model zoo, which the embedded engine does not "
-                "read. Load it with Detectron2 (SMMCL_ENGINE=detectron2) and save it again."
-            )
-        loaded = super()._load_file(filename)
-        return loaded if "model" in loaded else {"model": loaded}
 
 
 def create_ddp_model(model: nn.Module, *, fp16_compression: bool = False, **kwargs: Any) -> Any:
@@ -79,29 +65,22 @@ def _of_inner_trainer(name: str) -> property:
 
 
 class DefaultTrainer(TrainerBase):
-    """Builds everything from a config; each `build_*` is there to be replaced in a subclass."""
+    """What every training shares: resuming, hooks, writers, the loop, and the test.
+
+    A subclass builds the rest in its own `__init__`, as `_trainer`, `scheduler`, `checkpointer`,
+    `start_iter`, `max_iter` and `cfg`, then registers `build_hooks()`. For the test it has
+    `build_test_loader(cfg, dataset_name)` and `build_evaluator(cfg, dataset_name)`.
+    """
 
     model = _of_inner_trainer("model")
     data_loader = _of_inner_trainer("data_loader")
     optimizer = _of_inner_trainer("optimizer")
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__()
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
-        kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = kind(model, data_loader, optimizer)
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        trainer = weakref.proxy(self)
-        self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
-        self.start_iter = 0
-        self.max_iter = cfg.SOLVER.MAX_ITER
-        self.cfg = cfg
-        self.register_hooks(self.build_hooks())
+        raise NotImplementedError(
+            "The embedded engine's DefaultTrainer builds no model, optimizer or loaders by itself. "
+            "Subclass smmcl's Trainer instead, or run with Detectron2 (SMMCL_ENGINE=detectron2)."
+        )
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Goes on from OUTPUT_DIR's last checkpoint, or loads `MODEL.WEIGHTS` and starts at 0."""
@@ -148,32 +127,6 @@ class DefaultTrainer(TrainerBase):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = modeling.build_model(cfg)
-        logger.info(f"Model:\n{model}")
-        return model
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
-        return solver.build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-        return solver.build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        return data.build_detection_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        return data.build_detection_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        raise NotImplementedError(f"{cls.__name__} has no build_evaluator() for {dataset_name}.")
-
-    @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         """Tests a model on each of `DATASETS.TEST`; the results are by dataset unless it is one."""
         names = cfg.DATASETS.TEST
@@ -182,12 +135,7 @@ class DefaultTrainer(TrainerBase):
         results = OrderedDict()
         for index, name in enumerate(names):
             loader = cls.build_test_loader(cfg, name)
-            try:
-                evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
-            except NotImplementedError as error:
-                logger.warning(f"No evaluator found. {error} Pass evaluators=, or implement it.")
-                results[name] = {}
-                continue
+            evaluator = evaluators[index] if evaluators else cls.build_evaluator(cfg, name)
             results[name] = got = evaluation.inference_on_dataset(model, loader, evaluator)
             if comm.is_main_process():
                 logger.info(f"Evaluation results for {name} in csv format:")

@@ -1,16 +1,15 @@
 """Testing: a model runs over a loader, an evaluator collects, the numbers are logged."""
 
-import contextlib
 import datetime
 import logging
 import sys
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from smmcl.d2.builtin import comm
 from smmcl.d2.builtin.config import CfgNode
@@ -29,72 +28,25 @@ class DatasetEvaluator:
     def evaluate(self) -> dict[str, Any] | None: ...
 
 
-class DatasetEvaluators(DatasetEvaluator):
-    """Several evaluators as one; their tasks must differ."""
-
-    def __init__(self, evaluators: list[DatasetEvaluator]) -> None:
-        super().__init__()
-        self._evaluators = evaluators
-
-    def reset(self) -> None:
-        for evaluator in self._evaluators:
-            evaluator.reset()
-
-    def process(self, inputs: list, outputs: list) -> None:
-        for evaluator in self._evaluators:
-            evaluator.process(inputs, outputs)
-
-    def evaluate(self) -> dict[str, Any]:
-        results = OrderedDict()
-        for result in [evaluator.evaluate() for evaluator in self._evaluators]:
-            if comm.is_main_process() and result is not None:
-                twice = set(results) & set(result)
-                assert not twice, f"Different evaluators produce results with the same key {twice}"
-                results.update(result)
-        return results
-
-
 def inference_on_dataset(
-    model: Callable[[list], list],
-    data_loader: Any,
-    evaluator: DatasetEvaluator | list[DatasetEvaluator] | None,
-    callbacks: dict[str, Callable[[], None]] | None = None,
+    model: nn.Module, data_loader: Any, evaluator: DatasetEvaluator
 ) -> dict[str, Any]:
-    """Runs a model in eval mode, without gradients, over a loader; returns the results.
-
-    An evaluator of None leaves only the times that are logged. The callbacks are for "on_start",
-    "before_inference", "after_inference" and "on_end".
-    """
+    """Runs a model in eval mode, without gradients, over a loader; returns the results."""
     logger.info(f"Start inference on {len(data_loader)} batches")
-    if evaluator is None or isinstance(evaluator, list):
-        evaluator = DatasetEvaluators(evaluator or [])
     evaluator.reset()
-    callbacks = defaultdict(lambda: lambda: None, callbacks or {})
     timer = _Timer(len(data_loader))
-    with _eval_mode(model), torch.no_grad():
-        callbacks["on_start"]()
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
         for inputs in timer.watch(data_loader):
-            callbacks["before_inference"]()
             outputs = model(inputs)
-            callbacks["after_inference"]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             timer.lap("Inference")
             evaluator.process(inputs, outputs)
-        callbacks["on_end"]()
+    model.train(was_training)
     timer.log_total()
     return evaluator.evaluate() or {}
-
-
-@contextlib.contextmanager
-def _eval_mode(model: Any) -> Iterator[None]:
-    was_training = getattr(model, "training", None)
-    if was_training is None:  # a plain function
-        yield
-    else:
-        model.eval()
-        yield
-        model.train(was_training)
 
 
 class _Timer:
@@ -140,13 +92,9 @@ class _Timer:
             logger.info(f"Total inference {kind}time: {clock} ({pace}, {devices})")
 
 
-def print_csv_format(results: Mapping[str, Any]) -> None:
+def print_csv_format(results: Mapping[str, Mapping[str, float]]) -> None:
     """Logs {task: {metric: value}} in lines to copy, without metrics named with a "-"."""
-    assert isinstance(results, Mapping) or not len(results), results
     for task, metrics in results.items():
-        if not isinstance(metrics, Mapping):
-            result_logger.info(f"copypaste: {task}={metrics}")
-            continue
         shown = {name: value for name, value in metrics.items() if "-" not in name}
         result_logger.info(f"copypaste: Task: {task}")
         result_logger.info("copypaste: " + ",".join(shown))

@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import os
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -36,6 +37,10 @@ class EventStorage:
         self._smoothing_hints: dict[str, bool] = {}
         self._latest_scalars: dict[str, tuple[float, int]] = {}
         self.iter = start_iter  # the trainer keeps it equal to its own
+
+    def step(self) -> None:
+        """Goes to the next iteration."""
+        self.iter += 1
 
     def put_scalar(
         self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
@@ -84,14 +89,11 @@ class EventStorage:
 
 
 class EventWriter:
-    """Reads the open storage and writes what is new."""
+    """Reads the open storage; `write` of a subclass writes what is new."""
 
     def __init__(self, window_size: int) -> None:
         self._window_size = window_size
         self._last_write = -1
-
-    def write(self) -> None:
-        raise NotImplementedError
 
     def close(self) -> None: ...
 
@@ -147,6 +149,7 @@ class CommonMetricPrinter(EventWriter):
         super().__init__(window_size)
         self.logger = logging.getLogger("detectron2.utils.events")
         self._max_iter = max_iter
+        self._last_print: tuple[int, float] | None = None
 
     def write(self) -> None:
         storage = get_event_storage()
@@ -158,20 +161,31 @@ class CommonMetricPrinter(EventWriter):
             "  ".join(f"{n}: {histories[n].median(k):.4g}" for n, k in samples.items() if mark in n)
             for mark in ("loss", "[metric]")
         )
-        eta, times, memory = "", "", ""
-        if "time" in histories:
-            time = histories["time"]
-            times += f"time: {time.global_avg():.4f}  last_time: {time.latest():.4f}  "
-            if self._max_iter is not None:
-                seconds = time.median(1000) * (self._max_iter - storage.iter - 1)
-                storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
-                eta = f"eta: {datetime.timedelta(seconds=int(seconds))}  "
-        if "data_time" in histories:
-            time, count = histories["data_time"], samples["data_time"]
-            times += f"data_time: {time.avg(count):.4f}  last_data_time: {time.latest():.4f}  "
+        times, memory = "", ""
+        if step := histories.get("time"):
+            times += f"time: {step.global_avg():.4f}  last_time: {step.latest():.4f}  "
+        if data := histories.get("data_time"):
+            mean = data.avg(samples["data_time"])
+            times += f"data_time: {mean:.4f}  last_data_time: {data.latest():.4f}  "
         rate = f"{histories['lr'].latest():.5g}" if "lr" in histories else "N/A"
         if torch.cuda.is_available():
             memory = f"max_mem: {torch.cuda.max_memory_allocated() / 2**20:.0f}M"
         self.logger.info(
-            f" {eta}iter: {storage.iter}  {losses}  {metrics}  {times} lr: {rate}  {memory}"
+            f" {self._eta(storage)}iter: {storage.iter}  {losses}  {metrics}  {times} lr: {rate}"
+            f"  {memory}"
         )
+
+    def _eta(self, storage: EventStorage) -> str:
+        """Time left by the timed iterations, else by the time since the last line."""
+        if self._max_iter is None:
+            return ""
+        left = self._max_iter - storage.iter - 1
+        last, self._last_print = self._last_print, (storage.iter, time.perf_counter())
+        if "time" in storage.histories():
+            seconds = storage.history("time").median(1000) * left
+            storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
+        elif last is None or last[0] == storage.iter:
+            return ""
+        else:
+            seconds = (time.perf_counter() - last[1]) / (storage.iter - last[0]) * left
+        return f"eta: {datetime.timedelta(seconds=int(seconds))}  "

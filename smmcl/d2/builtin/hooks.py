@@ -12,7 +12,7 @@ from fvcore.common.timer import Timer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler as _LRScheduler
 
-from smmcl.d2.builtin import comm
+from smmcl.d2.builtin import comm, missing
 from smmcl.d2.builtin.evaluation import flatten_results_dict
 from smmcl.d2.builtin.events import EventWriter
 from smmcl.d2.builtin.train_loop import HookBase
@@ -115,13 +115,8 @@ class EvalHook(HookBase):
         self._eval_after_train = eval_after_train
 
     def _do_eval(self) -> None:
-        results = self._func() or {}
-        assert isinstance(results, dict), f"Eval function must return a dict. Got {results}."
-        flat = flatten_results_dict(results)
-        try:
-            self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"[EvalHook] wants a nested dict of float. Got {flat}.") from error
+        flat = flatten_results_dict(self._func() or {})
+        self.trainer.storage.put_scalars(**flat, smoothing_hint=False)
         comm.synchronize()  # processes may have tested for different times
 
     def after_step(self) -> None:
@@ -153,3 +148,7 @@ class PeriodicWriter(HookBase):
         for writer in self._writers:
             writer.write()  # what other hooks put after the last iteration
             writer.close()
+
+
+def __getattr__(name: str) -> object:
+    raise missing(f"hooks.{name}")

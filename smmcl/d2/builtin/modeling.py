@@ -4,9 +4,7 @@ Shape shorthand in this module:
     N: images     C: channels     K: classes     H, W: height and width
 """
 
-import functools
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,11 +39,6 @@ class Backbone(nn.Module, metaclass=ABCMeta):
     def size_divisibility(self) -> int:
         """What the input's height and width must be multiples of; 0 for no demand."""
         return 0
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Further demands on the input's size, as `ImageList.from_tensors` takes them."""
-        return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature."""
@@ -111,8 +104,13 @@ class ImageList:
         sizes = [(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors]
         constraints = padding_constraints or {}
         height, width = (max(lengths) for lengths in zip(*sizes, strict=True))
-        if constraints.get("square_size", 0) > 0:
-            height = width = constraints["square_size"]
+        if (side := constraints.get("square_size", 0)) > 0:
+            if side < max(height, width):
+                raise ValueError(
+                    f"padding_constraints has a square_size of {side}, which would crop images of "
+                    f"up to {height} x {width} pixels. Set it to {max(height, width)} or more."
+                )
+            height = width = side
         stride = max(constraints.get("size_divisibility", size_divisibility), 1)
         height, width = (-(-length // stride) * stride for length in (height, width))
         padded = [
@@ -120,12 +118,3 @@ class ImageList:
             for tensor, size in zip(tensors, sizes, strict=True)
         ]
         return ImageList(torch.stack(padded), sizes)  # (N, ..., H, W)
-
-
-def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
-    """A layer by its name or by a function of the channels; None for "" and None."""
-    if not norm:
-        return None
-    group_norm = functools.partial(nn.GroupNorm, 32)
-    by_name = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm, "GN": group_norm}
-    return (by_name[norm] if isinstance(norm, str) else norm)(out_channels)

@@ -1,16 +1,9 @@
-"""Optimiser and learning rate: parameter groups, gradient clipping, schedules over fvcore's."""
+"""Optimizer and learning rate: parameter groups, gradient clipping, fvcore's schedules."""
 
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    ConstantParamScheduler,
-    LinearParamScheduler,
-    MultiStepParamScheduler,
-    ParamScheduler,
-)
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -19,36 +12,6 @@ from smmcl.d2.builtin.config import CfgNode
 
 _BATCH, _INSTANCE = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
 _NORMS = (_BATCH, _INSTANCE, nn.GroupNorm, nn.LayerNorm)
-
-
-class WarmupParamScheduler(CompositeParamScheduler):
-    """Puts a warm-up before another schedule, which it meets where that stands by then.
-
-    With `rescale_interval` the schedule starts after the warm-up instead, squeezed into the rest.
-    """
-
-    def __init__(
-        self,
-        scheduler: ParamScheduler,
-        warmup_factor: float,
-        warmup_length: float,
-        warmup_method: str = "linear",
-        rescale_interval: bool = False,
-    ) -> None:
-        start = warmup_factor * scheduler(0.0)
-        if warmup_method == "constant":
-            warmup = ConstantParamScheduler(start)
-        elif warmup_method == "linear":
-            warmup = LinearParamScheduler(
-                start, scheduler(0 if rescale_interval else warmup_length)
-            )
-        else:
-            raise ValueError(f"Unknown warmup method: {warmup_method}")
-        super().__init__(
-            [warmup, scheduler],
-            interval_scaling=["rescaled", "rescaled" if rescale_interval else "fixed"],
-            lengths=[warmup_length, 1 - warmup_length],
-        )
 
 
 class LRMultiplier(LRScheduler):
@@ -81,7 +44,7 @@ def get_default_optimizer_params(
 ) -> list[dict[str, Any]]:
     """The trainable parameters in groups of equal settings, each parameter once.
 
-    A setting that is None is left to the optimiser. `lr_factor_func` gets a parameter's full name,
+    A setting that is None is left to the optimizer. `lr_factor_func` gets a parameter's full name,
     `overrides` go by the last part of it.
     """
     has_bias_factor = bias_lr_factor not in (None, 1.0)
@@ -137,31 +100,3 @@ def maybe_add_gradient_clipping(
         return clipping
     optimizer.__class__ = clipping
     return optimizer
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Stochastic gradient descent from the SOLVER keys."""
-    _C = cfg.SOLVER
-    params = get_default_optimizer_params(
-        model,
-        base_lr=_C.BASE_LR,
-        weight_decay_norm=_C.WEIGHT_DECAY_NORM,
-        bias_lr_factor=_C.BIAS_LR_FACTOR,
-        weight_decay_bias=_C.WEIGHT_DECAY_BIAS,
-    )
-    rates = {"lr": _C.BASE_LR, "momentum": _C.MOMENTUM, "weight_decay": _C.WEIGHT_DECAY}
-    optimizer = torch.optim.SGD(params, nesterov=_C.NESTEROV, foreach=True, **rates)
-    return maybe_add_gradient_clipping(cfg, optimizer)
-
-
-def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """The schedule of `SOLVER.LR_SCHEDULER_NAME`, after a warm-up."""
-    _C, max_iter = cfg.SOLVER, cfg.SOLVER.MAX_ITER
-    if _C.LR_SCHEDULER_NAME != "WarmupMultiStepLR":
-        raise ValueError(f"Unknown LR scheduler: {_C.LR_SCHEDULER_NAME}")
-    steps = [step for step in _C.STEPS if step <= max_iter]
-    values = [_C.GAMMA**k for k in range(len(steps) + 1)]
-    schedule = MultiStepParamScheduler(values, milestones=steps, num_updates=max_iter)
-    length = min(_C.WARMUP_ITERS / max_iter, 1.0)
-    warmup = (_C.WARMUP_FACTOR, length, _C.WARMUP_METHOD, _C.RESCALE_INTERVAL)
-    return LRMultiplier(optimizer, WarmupParamScheduler(schedule, *warmup), max_iter)

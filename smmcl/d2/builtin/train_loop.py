@@ -1,5 +1,6 @@
 """The training loop: a trainer runs steps between its hooks; the simplest one trains a model."""
 
+import functools
 import logging
 import time
 import weakref
@@ -7,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -118,7 +118,10 @@ class TrainerBase:
 
 
 class SimpleTrainer(TrainerBase):
-    """One model, one loader, one optimiser: forward, sum of the losses, backward, update."""
+    """One model, one loader, one optimizer: forward, sum of the losses, backward, update.
+
+    With `async_write_metrics`, too, metrics are written in step: the same ones, a moment earlier.
+    """
 
     def __init__(
         self,
@@ -132,11 +135,9 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         self.model = model.train()
         self.data_loader = data_loader
-        self._data_loader_iter_obj: Iterator | None = None
         self.optimizer = optimizer
         self.gather_metric_period = gather_metric_period
         self.zero_grad_before_forward = zero_grad_before_forward
-        assert not async_write_metrics, "The embedded engine writes metrics in step only."
 
     def run_step(self) -> None:
         assert self.model.training, f"[{type(self).__name__}] model was changed to eval mode!"
@@ -145,36 +146,25 @@ class SimpleTrainer(TrainerBase):
         data_time = time.perf_counter() - start
         if self.zero_grad_before_forward:
             self.optimizer.zero_grad()
-        loss_dict = self._forward(data)
+        losses = self.model(data)
+        loss_dict = {"total_loss": losses} if isinstance(losses, Tensor) else losses
         if not self.zero_grad_before_forward:
             self.optimizer.zero_grad()
-        self._backward(sum(loss_dict.values()))
+        sum(loss_dict.values()).backward()
         self.after_backward()
         if (self.iter + 1) % self.gather_metric_period == 0:
             self.write_metrics(loss_dict, data_time, self.iter)
-        self._update()
-
-    def _forward(self, data: Any) -> Mapping[str, Tensor]:
-        losses = self.model(data)
-        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
-
-    def _backward(self, total_loss: Tensor) -> None:
-        total_loss.backward()
-
-    def _update(self) -> None:
         self.optimizer.step()
 
-    @property
+    @functools.cached_property
     def _data_loader_iter(self) -> Iterator:
-        if self._data_loader_iter_obj is None:
-            self._data_loader_iter_obj = iter(self.data_loader)
-        return self._data_loader_iter_obj
+        return iter(self.data_loader)
 
     def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
         """Lets the loader go and takes another, built after that."""
         del self.data_loader
+        self.__dict__.pop("_data_loader_iter", None)
         self.data_loader = data_loader_builder()
-        self._data_loader_iter_obj = None
 
     @staticmethod
     def write_metrics(
@@ -206,47 +196,3 @@ class SimpleTrainer(TrainerBase):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-
-
-class AMPTrainer(SimpleTrainer):
-    """A `SimpleTrainer` on CUDA, forward under autocast to `precision`, gradients scaled."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable,
-        optimizer: Optimizer,
-        gather_metric_period: int = 1,
-        zero_grad_before_forward: bool = False,
-        grad_scaler: torch.amp.GradScaler | None = None,
-        precision: torch.dtype = torch.float16,
-        log_grad_scaler: bool = False,
-        async_write_metrics: bool = False,  # without effect, as in Detectron2
-    ) -> None:
-        base = (model, data_loader, optimizer, gather_metric_period, zero_grad_before_forward)
-        super().__init__(*base)
-        self.grad_scaler = grad_scaler or torch.amp.GradScaler("cuda")
-        self.precision = precision
-        self.log_grad_scaler = log_grad_scaler
-
-    def _forward(self, data: Any) -> Mapping[str, Tensor]:
-        assert torch.cuda.is_available(), "[AMPTrainer] CUDA is required for AMP training!"
-        with torch.autocast("cuda", dtype=self.precision):
-            return super()._forward(data)
-
-    def _backward(self, total_loss: Tensor) -> None:
-        self.grad_scaler.scale(total_loss).backward()
-        if self.log_grad_scaler:
-            scale = self.grad_scaler.get_scale()
-            get_event_storage().put_scalar("[metric]grad_scaler", scale)
-
-    def _update(self) -> None:
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
