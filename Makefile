@@ -42,3 +42,8 @@ format: $(VENV)/ready
 clean:
 	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Detectron2's own tests on the embedded engine: make test-upstream DETECTRON2=<clone of its repository>
+.PHONY: test-upstream
+test-upstream: $(VENV)/ready
+	SMMCL_ENGINE=builtin $(PY) tests/d2/upstream_suite.py $(DETECTRON2)
