@@ -62,7 +62,7 @@ def test_the_stock_trainer_trains_the_model(tmp_path: pathlib.Path) -> None:
 @only_upstream
 @pytest.mark.slow
 def test_the_stock_evaluator_agrees_with_ours(tmp_path: pathlib.Path) -> None:
-    from detectron2.evaluation import DatasetEvaluators, SemSegEvaluator
+    from detectron2.evaluation import SemSegEvaluator, inference_on_dataset
 
     cfg = config(tmp_path, "TEST.ABSENT_CLASSES", "truth")
     name = cfg.DATASETS.TEST[0]
@@ -73,7 +73,7 @@ def test_the_stock_evaluator_agrees_with_ours(tmp_path: pathlib.Path) -> None:
     loader = Trainer.build_test_loader(cfg, name)
     results = {}
     for evaluator in (stock, ours):
-        found = d2.inference_on_dataset(model, loader, DatasetEvaluators([evaluator]))["sem_seg"]
+        found = inference_on_dataset(model, loader, evaluator)["sem_seg"]
         results[evaluator] = {key: float(value) for key, value in found.items()}
     for key in ("mIoU", "fwIoU", "mACC", "pACC"):
         assert results[stock][key] == pytest.approx(results[ours][key], abs=0.01)
