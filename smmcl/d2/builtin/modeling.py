@@ -40,6 +40,8 @@ class Backbone(nn.Module, metaclass=ABCMeta):
         """What the input's height and width must be multiples of; 0 for no demand."""
         return 0
 
+    padding_constraints: dict[str, int] = {}  # as `ImageList.from_tensors` takes them
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each feature."""
         channels, strides = self._out_feature_channels, self._out_feature_strides
