@@ -3,10 +3,20 @@
 import contextlib
 import difflib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from smmcl.d2 import CfgNode, get_cfg
+from smmcl.files.imports import import_own
 from smmcl.files.yaml import as_config, as_keys, load_yaml, read_layers
+
+Extension = Callable[[CfgNode], None]
+EXTENSIONS: list[Extension] = []  # functions that add keys of further parts
+
+
+def extends_config(function: Extension) -> Extension:
+    """Decorator of a function that adds the keys of a part of your own, see IMPORTS."""
+    EXTENSIONS.append(function)
+    return function
 
 
 def add_smmcl_config(cfg: CfgNode) -> None:
@@ -14,11 +24,15 @@ def add_smmcl_config(cfg: CfgNode) -> None:
 
     A default here switches a part off where it can; the paper's recipe is configs/Base-SMMCL.yaml.
     """
+    # Modules, or .py files, of your own to import before anything is built: they register parts.
+    cfg.IMPORTS = []
     _add_input(cfg)
     _add_model(cfg)
     _add_contrast(cfg)
     _add_solver(cfg)
     _add_test(cfg)
+    for extension in EXTENSIONS:
+        extension(cfg)
 
 
 def build_config(
@@ -33,8 +47,7 @@ def build_config(
         text: of the config, where it is in no file of its own; `config_file` is then what errors
             call it.
     """
-    cfg = get_cfg()
-    add_smmcl_config(cfg)
+    tree = {}
     if config_file:
         # Not by Detectron2's merge_from_file, which lets a file make objects of any kind.
         if text is None:
@@ -43,6 +56,14 @@ def build_config(
         else:
             layers = [as_keys(load_yaml(text, config_file), config_file)]
         tree = as_config(layers, config_file)
+    own = _imports_among(overrides or [])
+    if own is not None:
+        import_own(own, source="the command line", is_trusted=True)
+    else:
+        import_own(tree.get("IMPORTS", []), source=config_file, is_trusted=text is None)
+    cfg = get_cfg()
+    add_smmcl_config(cfg)
+    if config_file:
         if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
         with _naming_the_key(cfg, config_file):
@@ -51,6 +72,17 @@ def build_config(
         cfg.merge_from_list(overrides or [])
     cfg.freeze()
     return cfg
+
+
+def _imports_among(overrides: Sequence[object]) -> list[str] | None:
+    """The value of IMPORTS in alternating keys and values; None without it."""
+    for key, value in zip(overrides[::2], overrides[1::2], strict=False):
+        if key == "IMPORTS":
+            node = CfgNode({"IMPORTS": []})
+            with _naming_the_key(node, "the command line"):
+                node.merge_from_list([key, value])
+            return node.IMPORTS
+    return None
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:
