@@ -201,10 +201,24 @@ def _add_model(cfg: CfgNode) -> None:
     _C.MODEL.PAIR.FREEZE_NORM = False
 
     _C.MODEL.FUSION = CfgNode()
-    # Exchange and fusion of the streams: "CrossModalModulation" (Eqs. 1-2) or "PlainSum".
+    # What the streams take from each other, and the fused feature: "CrossModalModulation" (Eqs.
+    # 1-2), "PlainSum", or a rival's: "CMX", "SAGate", "AddToVisible" (RTFNet), "SEAdd" (ESANet),
+    # "TokenFusionAdapter", "ChannelExchangeAdapter" (CEN). With MODEL.BACKBONE.NAME
+    # "build_shared_backbone", the published "TokenFusion" (MiT) or "ChannelExchange" (ResNet).
     _C.MODEL.FUSION.NAME = "CrossModalModulation"
     # Factor on what one stream gives the other: 1 in Eqs. 1-2, 0.5 in the authors' code.
     _C.MODEL.FUSION.SCALE = 0.5
+    # SA-Gate's output ReLU, as published. It deletes half of the maps of MSCAN and MiT.
+    _C.MODEL.FUSION.SAGATE_RELU = False
+    # TokenFusion and CEN: the score of a place, 0 to 1, or the scale of a channel's norm below
+    # which the other stream's values are taken (both released codes: 0.02).
+    _C.MODEL.FUSION.THRESHOLD = 0.02
+    # CEN: exchange all channels, as the released code does, or only the half that is penalized.
+    _C.MODEL.FUSION.ALL_CHANNELS = False
+    # Factor on the mean score (TokenFusion) or mean penalized scale (CEN), which makes them sparse.
+    # The released codes weigh sums: by 1e-6, at MiT-B3, 6 pairs of 500x500 equal to 0.98, and by
+    # three times 2e-4, at ResNet-101 equal to 4.9.
+    _C.MODEL.FUSION.SPARSITY_WEIGHT = 1.0
 
     # Probability of dropping one of the head's channels (CONVS_DIM) before the classifier. A fused
     # feature that is not in IN_FEATURES is not built.

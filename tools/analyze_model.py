@@ -19,6 +19,7 @@ from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
 from smmcl.engine.trainer import with_device
+from smmcl.modeling.backbone.shared import SharedPairBackbone
 
 Counts = dict[str, float]
 
@@ -43,6 +44,8 @@ def parts_of(model: nn.Module) -> dict[str, list[nn.Module]]:
     parts = {f"{side} stream": list(s.stages) for side, s in streams.items() if s is not None}
     if all(stream is not None for stream in streams.values()):
         parts["fusions"] = list(model.backbone.fusions)
+    if isinstance(model.backbone, SharedPairBackbone):  # its parts run in step
+        parts = {"backbone": [model.backbone]}
     parts["head"] = [model.sem_seg_head]
     if model.contrast is not None:
         parts["branch"] = [model.contrast]

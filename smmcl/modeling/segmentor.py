@@ -23,8 +23,10 @@ from smmcl.d2 import (
     configurable,
     sem_seg_postprocess,
 )
+from smmcl.modeling.backbone.shared import SharedPairBackbone
 from smmcl.modeling.contrastive.base import build_contrast
 from smmcl.modeling.head.base import precise
+from smmcl.modeling.head.ensemble import build_ensemble_head
 from smmcl.modeling.layers.resize import resize
 
 logger = logging.getLogger(__name__)
@@ -84,9 +86,10 @@ class MultiModalSegmentor(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         shape = backbone.output_shape()
+        is_shared = isinstance(backbone, SharedPairBackbone)
         return {
             "backbone": backbone,
-            "sem_seg_head": build_sem_seg_head(cfg, shape),
+            "sem_seg_head": (build_ensemble_head if is_shared else build_sem_seg_head)(cfg, shape),
             "contrast": build_contrast(cfg, shape),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -1,5 +1,12 @@
 """What the two streams take from each other; importing the package registers the fusions."""
 
-from smmcl.modeling.fusion import cross_modal, plain
-
-__all__ = ["cross_modal", "plain"]
+from smmcl.modeling.fusion import (  # noqa: F401
+    add_to_visible,
+    channel_exchange,
+    cmx,
+    cross_modal,
+    plain,
+    sa_gate,
+    se_add,
+    token_fusion,
+)

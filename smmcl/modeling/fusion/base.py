@@ -80,3 +80,16 @@ def fused_width(stage: int, visible_width: int, auxiliary_width: int) -> int:
 def match_width(width: int, receiving_width: int) -> nn.Module:
     """A 1x1 convolution to the receiver's width, or nothing where the widths are equal."""
     return nn.Identity() if width == receiving_width else PointConv(width, receiving_width)
+
+
+def channel_gate(in_width: int, width: int) -> nn.Sequential:
+    """Squeeze and excitation: of a map (N, in_width, H, W) a factor 0..1 per channel,
+    (N, width, 1, 1)."""
+    hidden_width = max(width // 16, 1)
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1),
+        PointConv(in_width, hidden_width),
+        nn.ReLU(),
+        PointConv(hidden_width, width),
+        nn.Sigmoid(),
+    )

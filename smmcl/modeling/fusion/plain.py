@@ -1,5 +1,7 @@
 """The plain sum: the streams take nothing from each other. A baseline."""
 
+from typing import Any
+
 from torch import Tensor
 
 from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, match_width
@@ -14,18 +16,12 @@ class PlainSum(Fusion):
     widths the module has no parameter at all.
     """
 
-    def __init__(
-        self,
-        visible_width: int,
-        auxiliary_width: int,
-        *,
-        fused_width: int,
-        is_read: bool = True,
-    ) -> None:
-        super().__init__(visible_width, auxiliary_width, fused_width=fused_width, is_read=is_read)
-        if is_read:
-            self.project_visible = match_width(visible_width, fused_width)
-            self.project_auxiliary = match_width(auxiliary_width, fused_width)
+    def __init__(self, visible_width: int, auxiliary_width: int, **settings: Any) -> None:
+        """Arguments as in `Fusion`."""
+        super().__init__(visible_width, auxiliary_width, **settings)
+        if self.is_read:
+            self.project_visible = match_width(visible_width, self.fused_width)
+            self.project_auxiliary = match_width(auxiliary_width, self.fused_width)
         init_encoder(self)
 
     def forward(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
