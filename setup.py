@@ -16,10 +16,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    # configs/ stands at top level, where people look; a wheel has it inside the package.
-    packages=[*find_packages(include=("smmcl", "smmcl.*")), "smmcl.configs"],
-    package_dir={"smmcl.configs": "configs"},
+    # configs/ and tools/ stand at top level, where people look; a wheel has them in the package.
+    packages=[*find_packages(include=("smmcl", "smmcl.*")), "smmcl.configs", "smmcl.tools"],
+    package_dir={"smmcl.configs": "configs", "smmcl.tools": "tools"},
+    entry_points={"console_scripts": ["smmcl=smmcl.cli:main"]},
     package_data={
+        "smmcl": ["py.typed"],
         "smmcl.data.datasets": ["*.yaml"],
         "smmcl.d2": ["**/*.json"],
         "smmcl.configs": ["**/*.yaml"],

@@ -1,5 +1,7 @@
-"""The one guard of all tools: what a user can mend ends as a sentence and not as a traceback."""
+"""The command `smmcl NAME ...` and the guard of all tools: a user's mistake ends as a sentence."""
 
+import ast
+import importlib.util
 import logging
 import os
 import pathlib
@@ -8,12 +10,60 @@ import sys
 import traceback
 from collections.abc import Callable
 
+# What each command runs: a file of tools/ and its first arguments.
+COMMANDS = {
+    "train": ("train_net",),
+    "evaluate": ("train_net", "--eval-only"),
+    "predict": ("demo",),
+    "check": ("check_dataset",),
+    "report": ("make_report",),
+    "export": ("export_model",),
+    "analyze": ("analyze_model",),
+    "figure": ("make_figure",),
+    "features": ("visualize_features",),
+    "robustness": ("evaluate_robustness",),
+    "convert": ("convert_weights",),
+    "visualize-data": ("visualize_data",),
+}
 USER_ERRORS = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError)
 ASSERTING_FILES = ("config.py", "catalog.py")  # these report the user's mistakes by assertion
 # Another process hands its error on as the text of a traceback, of which this is the end.
 LAST_ERROR = re.compile(r".*\n  File .*?\n(?:\w+\.)*(\w+): (.*)", re.DOTALL)
 
 logger = logging.getLogger("smmcl")
+
+
+def main() -> None:
+    """Runs `python tools/X.py ...` under the name of a command, from a clone or an installation."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return
+    if name not in COMMANDS:
+        sys.stderr.write(f"error: smmcl has no command {name!r}. Use {', '.join(COMMANDS)}.\n")
+        raise SystemExit(2)
+    file, *first = COMMANDS[name]
+    sys.argv = [f"smmcl {name}", *first, *arguments]
+    # As Python itself runs a file, so that the processes of a run find what they are started with.
+    spec = importlib.util.spec_from_file_location("__main__", _tool(file))
+    sys.modules["__main__"] = module = importlib.util.module_from_spec(spec)
+    module.__spec__ = None
+    spec.loader.exec_module(module)
+
+
+def _usage() -> str:
+    lines = ["usage: smmcl COMMAND ...    (smmcl COMMAND --help lists the options)", ""]
+    for name, (file, *_) in COMMANDS.items():
+        text = ast.get_docstring(ast.parse(_tool(file).read_text(encoding="utf-8")))
+        lines.append(f"  {name:<16}{text.splitlines()[0]}")
+    return "\n".join(lines) + "\n"
+
+
+def _tool(name: str) -> pathlib.Path:
+    """The file of a tool: tools/ stands at top level; a wheel has it inside the package."""
+    inside = pathlib.Path(__file__).with_name("tools")
+    folder = inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "tools"
+    return folder / f"{name}.py"
 
 
 def run(main: Callable[[], object]) -> None:

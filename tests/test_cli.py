@@ -1,14 +1,17 @@
-"""The guard of the tools: which errors end as a sentence, and where their tracebacks go."""
+"""The command over the tools; which errors end as a sentence, and where their tracebacks go."""
 
 import logging
 import pathlib
+import sys
 
 import pytest
 import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from smmcl.cli import run, user_message, without_traceback
+from smmcl.cli import COMMANDS, main, run, user_message, without_traceback
+
+TOOLS = pathlib.Path(__file__).resolve().parents[1] / "tools"
 
 
 class Unreadable(Dataset):
@@ -40,6 +43,42 @@ def ended(capsys: pytest.CaptureFixture, error: Exception) -> str:
         run(main)
     assert leaving.value.code == 2
     return capsys.readouterr().err
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["smmcl", *arguments])
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # put back at the end
+    main()
+
+
+def test_every_tool_has_a_command(monkeypatch, capsys) -> None:
+    assert {file for file, *_ in COMMANDS.values()} == {path.stem for path in TOOLS.glob("*.py")}
+    command(monkeypatch)
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert listed == list(COMMANDS)
+
+
+def test_a_command_is_its_tool(monkeypatch, capsys) -> None:
+    seen = []
+    monkeypatch.setattr("smmcl.engine.launch.start", lambda main, args: seen.append((main, args)))
+    for name, is_evaluation in (("train", False), ("evaluate", True)):
+        command(monkeypatch, name, "--config-file", "a.yaml", "SEED", "3")
+        function, args = seen.pop()
+        # Spawned processes find what they run by this module and its file.
+        assert getattr(sys.modules["__main__"], function.__name__) is function
+        assert sys.modules["__main__"].__file__ == str(TOOLS / "train_net.py")
+        assert (args.eval_only, args.config_file) == (is_evaluation, "a.yaml")
+        assert args.opts == ["SEED", "3"]
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "predict", "--help")
+    assert capsys.readouterr().out.startswith("usage: smmcl predict ")
+
+
+def test_an_unknown_command_is_refused(monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        command(monkeypatch, "trian")
+    assert leaving.value.code == 2
+    assert "no command 'trian'. Use train, evaluate" in capsys.readouterr().err
 
 
 def test_success_passes_silently(capsys: pytest.CaptureFixture) -> None:

@@ -54,4 +54,13 @@ def test_what_is_built_stands_alone(tmp_path) -> None:
     assert int(configs) == len(shipped_configs())
     assert int(splits) > 10
     assert not slow
-    assert (tmp_path / "lib/smmcl/visualization/report.html.j2").is_file()
+    for file in ("visualization/report.html.j2", "py.typed", "tools/train_net.py"):
+        assert (tmp_path / "lib/smmcl" / file).is_file()
+    code = "from smmcl.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "convert", "nowhere.pth", "ours.pth"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "nowhere.pth" in done.stderr
