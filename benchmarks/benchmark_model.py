@@ -2,21 +2,18 @@
 
 import argparse
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from analyze_model import infer, make_pairs, train
 from benchmark_data import load_module
 
 from smmcl.config import build_config
 from smmcl.d2 import build_model
+from smmcl.inference.cost import CLOCKS, infer, make_pairs, train
 from smmcl.inference.export import compare
 from smmcl.inference.fold import fold
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def add_command(commands: Any) -> None:

@@ -84,10 +84,11 @@ def test_the_steps_of_the_loader() -> None:
 
 
 OTHER = """
-import copy, functools, torch, analyze_model
+import copy, functools, torch
+from smmcl.inference import cost
 from smmcl.inference.fold import fold
 def build(model, pairs):
-    step = analyze_model.train if model.training else analyze_model.infer
+    step = cost.train if model.training else cost.infer
     return functools.partial(step, copy.deepcopy(model), pairs)
 """
 FOLDED = OTHER.replace("copy.deepcopy(model)", "fold(model)")

@@ -1,6 +1,5 @@
 """The cost table: FLOPs by hand, the sum of the parts, and a branch that inference never runs."""
 
-import importlib.util
 import pathlib
 import re
 import types
@@ -11,28 +10,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from smmcl.inference import cost
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs/synthetic_night.yaml"
 
 
-@pytest.fixture(scope="module")
-def tool() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("analyze", ROOT / "tools/analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_depthwise_convolution_counts_its_groups_in_both_passes(tool: types.ModuleType) -> None:
+def test_a_depthwise_convolution_counts_its_groups_in_both_passes() -> None:
     conv = nn.Conv2d(4, 4, 3, padding=1, groups=4)
     image = torch.ones(1, 4, 5, 5, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping=tool.FORMULAS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=cost.FORMULAS) as counter:
         conv(image).sum().backward()
     forward = 2 * (4 * 25) * 9
     assert counter.get_total_flops() == 3 * forward
 
 
-def test_attention_counts(tool: types.ModuleType) -> None:
+def test_attention_counts() -> None:
     """Scores of 1 head, 5 queries and 7 keys of 3 channels, then as many products for the mean."""
 
     class Head(nn.Module):
@@ -43,7 +36,7 @@ def test_attention_counts(tool: types.ModuleType) -> None:
     model.backbone = types.SimpleNamespace(visible=None, auxiliary=None)
     model.sem_seg_head, model.contrast = Head(), None
     query, key = torch.ones(1, 1, 5, 3), torch.ones(1, 1, 7, 3)
-    flops = tool.count_flops(model, lambda: model.sem_seg_head(query, key))
+    flops = cost.count_flops(model, lambda: model.sem_seg_head(query, key))
     assert flops["all"] == 2 * 2 * (5 * 7 * 3)
 
 
@@ -78,7 +71,7 @@ def test_table(call_tool, capsys) -> None:
     assert "same logits bit for bit" in out
 
 
-def test_a_branch_that_takes_part_in_inference_is_found(tool: types.ModuleType) -> None:
+def test_a_branch_that_takes_part_in_inference_is_found() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -91,4 +84,4 @@ def test_a_branch_that_takes_part_in_inference_is_found(tool: types.ModuleType) 
             return [{"sem_seg": image if self.contrast is None else self.contrast(image)}]
 
     with pytest.raises(AssertionError, match="takes part"):
-        tool.without_branch(Model(), [], flops={"all": 0})
+        cost.without_branch(Model(), [], flops={"all": 0})

@@ -1,0 +1,72 @@
+"""One way to name a model: its checkpoint, which holds its config, or a config with weights."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from smmcl.config import build_config
+from smmcl.d2 import CfgNode
+from smmcl.engine.checkpoint import read_facts
+from smmcl.weights.files import read_file
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint, --config-file and config overrides; `named_config` reads them."""
+    parser.add_argument("--config-file", metavar="FILE", help="default: what --checkpoint holds")
+    add_checkpoint(parser)
+    # Detectron2's tools for pictures have --opts before the overrides, its others have nothing.
+    for name, text in (("--opts", argparse.SUPPRESS), ("opts", "config overrides, at the end")):
+        parser.add_argument(name, nargs=argparse.REMAINDER, action="extend", default=[],
+                            metavar="KEY VALUE", help=text)  # fmt: skip
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", metavar="FILE", help="the model; sets MODEL.WEIGHTS")
+
+
+def named_config(args: argparse.Namespace, *overrides: Any) -> CfgNode:
+    """The config of the model that a command line names; its own overrides come last."""
+    overrides = (*overrides, *args.opts)
+    if args.checkpoint:
+        return checkpoint_config(args.checkpoint, args.config_file, overrides=overrides)
+    if not args.config_file:
+        raise ValueError("no model is named. Give its --checkpoint, or the --config-file of a run.")
+    return build_config(args.config_file, overrides)
+
+
+def put_checkpoint(args: argparse.Namespace) -> argparse.Namespace:
+    """Turns --checkpoint of a training tool into what `setup` reads: config and MODEL.WEIGHTS."""
+    if args.checkpoint:
+        args.opts = [*args.opts, "MODEL.WEIGHTS", args.checkpoint]
+        if not args.config_file:
+            args.config_file, args.config_text = held_config(args.checkpoint)
+    return args
+
+
+def checkpoint_config(
+    path: str | Path, config_file: str | Path | None = None, *, overrides: Sequence[Any] = ()
+) -> CfgNode:
+    """The config of a checkpoint, with MODEL.WEIGHTS its path.
+
+    Args:
+        config_file: of the run, or name of a shipped one, instead of what `held_config` finds.
+        overrides: alternating config keys and values.
+    """
+    name, text = (str(config_file), None) if config_file else held_config(path)
+    return build_config(name, [*overrides, "MODEL.WEIGHTS", str(path)], text=text)
+
+
+def held_config(path: str | Path) -> tuple[str, str | None]:
+    """Name and text of the config that a checkpoint holds, else the config.yaml beside it."""
+    if text := read_facts(path).get("config"):
+        return f"the config in {path}", text
+    beside = Path(path).with_name("config.yaml")
+    if not beside.is_file():
+        if Path(path).exists():
+            read_file(str(path))  # what is no checkpoint at all is refused by its kind
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist or holds no config, and there is no {beside}. "
+            "Correct the path, or name its config by --config-file (in Python, config_file)."
+        )
+    return str(beside), None
