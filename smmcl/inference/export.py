@@ -6,6 +6,7 @@ Shape shorthand in this module:
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -26,10 +27,17 @@ class TensorSegmentor(nn.Module):
         super().__init__()
         self.backbone = model.backbone
         self.sem_seg_head = model.sem_seg_head
+        self.divisibility = model.size_divisibility
+        self.reads_auxiliary = model.reads_auxiliary
 
     def forward(self, visible: Tensor, auxiliary: Tensor) -> Tensor:
-        logits, _ = self.sem_seg_head(self.backbone(visible, auxiliary))
-        return resize(logits, visible.shape[-2:])  # (N, K, H, W)
+        down, right = (-side % (self.divisibility or 1) for side in visible.shape[-2:])
+        if self.divisibility:  # as the segmentor pads a batch
+            visible, auxiliary = (F.pad(x, (0, right, 0, down)) for x in (visible, auxiliary))
+        images = (visible, auxiliary) if self.reads_auxiliary else (visible,)
+        logits, _ = self.sem_seg_head(self.backbone(*images))
+        logits = resize(logits, visible.shape[-2:])  # (N, K, H, W), padded
+        return F.pad(logits, (0, -right, 0, -down)) if self.divisibility else logits
 
 
 class FromPixels(nn.Module):
@@ -66,12 +74,21 @@ class ToLabels(nn.Module):
         return labels, probability
 
 
-def export_program(network: nn.Module, *, auxiliary_channels: int) -> ExportedProgram:
-    """Captures a network of this module for any number of pairs of any size from MIN_SIDE on."""
+def export_program(
+    network: nn.Module, *, auxiliary_channels: int, size: tuple[int, int] | None = None
+) -> ExportedProgram:
+    """Captures a network of this module for any number of pairs of any size from MIN_SIDE on.
+
+    Args:
+        size: (H, W), for this size alone: a head such as PointRendSemSegHead computes with numbers
+            that follow from it.
+    """
     side = {"min": MIN_SIDE, "max": 8192}
-    sizes = {0: Dim("pairs", min=1), 2: Dim("height", **side), 3: Dim("width", **side)}
+    sizes = {0: Dim("pairs", min=1)}
+    if size is None:
+        sizes |= {2: Dim("height", **side), 3: Dim("width", **side)}
     # Two pairs: a batch of one would be taken for a constant.
-    example = tuple(torch.zeros(2, c, 96, 128) for c in (3, auxiliary_channels))
+    example = tuple(torch.zeros(2, c, *(size or (96, 128))) for c in (3, auxiliary_channels))
     return torch.export.export(
         network,
         example,

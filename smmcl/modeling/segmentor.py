@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from smmcl.d2 import (
     META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
     Backbone,
     CfgNode,
     ImageList,
+    ShapeSpec,
     build_backbone,
     build_sem_seg_head,
     configurable,
@@ -60,20 +62,24 @@ class MultiModalSegmentor(nn.Module):
         pixel_std: list[float],
         auxiliary_mean: list[float],
         auxiliary_std: list[float],
+        ignore_value: int = 255,
     ) -> None:
         """
         Args:
             backbone: maps (visible, auxiliary) to features by name.
-            sem_seg_head: maps features to logits, or with targets to its losses.
+            sem_seg_head: maps features to (logits, {}), in training with targets to
+                (None, losses); ours, or any with the interface of Detectron2's.
             contrast: branch that maps features, labels and seeds to its losses; None for the
                 baseline. Inference never runs it.
             pixel_mean, pixel_std: of the visible image on the scale 0..255, one per channel.
             auxiliary_mean, auxiliary_std: the same of the auxiliary image.
+            ignore_value: label of the pixels that count nowhere, for a head that states none.
         """
         super().__init__()
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.contrast = contrast
+        self.ignore_value = getattr(sem_seg_head, "ignore_value", ignore_value)
         for name, values in (
             ("pixel_mean", pixel_mean), ("pixel_std", pixel_std),
             ("auxiliary_mean", auxiliary_mean), ("auxiliary_std", auxiliary_std),
@@ -89,17 +95,34 @@ class MultiModalSegmentor(nn.Module):
         is_shared = isinstance(backbone, SharedPairBackbone)
         return {
             "backbone": backbone,
-            "sem_seg_head": (build_ensemble_head if is_shared else build_sem_seg_head)(cfg, shape),
+            "sem_seg_head": (build_ensemble_head if is_shared else _head_from_config)(cfg, shape),
             "contrast": build_contrast(cfg, shape),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "auxiliary_mean": cfg.MODEL.AUXILIARY.PIXEL_MEAN,
             "auxiliary_std": cfg.MODEL.AUXILIARY.PIXEL_STD,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    @property
+    def reads_auxiliary(self) -> bool:
+        """Whether the backbone takes pairs; one of Detectron2's takes the visible image alone."""
+        return getattr(self.backbone, "reads_auxiliary", False)
+
+    @property
+    def size_divisibility(self) -> int:
+        """What the sides of a batch are padded to multiples of; 0 for no demand.
+
+        Detectron2's heads enlarge each feature by its stride, which must then divide the sides.
+        """
+        if getattr(self.sem_seg_head, "takes_any_size", False):
+            return self.backbone.size_divisibility
+        strides = [shape.stride for shape in self.backbone.output_shape().values()]
+        return self.backbone.size_divisibility or max(strides)
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
@@ -109,7 +132,8 @@ class MultiModalSegmentor(nn.Module):
                 * "image": (3, H, W), "auxiliary": (A, H, W), values 0..255
                 * "valid_box": (top, left, bottom, right) of the pixels that are not padding
                 * "sem_seg": (H, W) int64 labels, in training
-                * "view_seed": int, from which the branch draws its views, in training
+                * "view_seed": int, from which the branch draws its views, in training; drawn
+                  where a loader gives none
                 * "loss_divisor": see `with_divisor`, where these pairs are a part of a batch
                 * "height", "width": of the wanted prediction, if not the input's own
 
@@ -127,7 +151,7 @@ class MultiModalSegmentor(nn.Module):
     def preprocess(self, batched_inputs: list[dict]) -> PairBatch:
         """Moves the images to the device and pads them to one size; values 0..1."""
         visible, auxiliary = self._padded(batched_inputs, "image", self.pixel_mean), None
-        if self.backbone.reads_auxiliary:
+        if self.reads_auxiliary:
             auxiliary = self._padded(batched_inputs, "auxiliary", self.auxiliary_mean)
         boxes = [
             inputs.get("valid_box", (0, 0, *inputs["image"].shape[-2:]))
@@ -151,23 +175,36 @@ class MultiModalSegmentor(nn.Module):
     def features(self, pair: PairBatch) -> dict[str, Tensor]:
         """The backbone's features of a normalized pair, by name."""
         images = (
-            None if image is None else image.contiguous(memory_format=torch.channels_last)
+            image.contiguous(memory_format=torch.channels_last)
             for image in (pair.visible, pair.auxiliary)
+            if image is not None
         )
         return self.backbone(*images)
 
     def losses(self, features: dict[str, Tensor], batched_inputs: list[dict]) -> dict[str, Tensor]:
         """The head's, the fusions' and the branch's losses, weighted, each named `loss_*`."""
         labels = self._labels(batched_inputs)  # (N, H, W)
-        if not (labels != self.sem_seg_head.ignore_value).any():
+        is_empty = not (labels != self.ignore_value).any()
+        if is_empty:
             names = ", ".join(str(inputs.get("sem_seg_file_name")) for inputs in batched_inputs)
             logger.warning("A batch has no labeled pixel, so its losses are 0: %s", names)
         targets = labels.to(self.device, non_blocking=True)
         divisor = batched_inputs[0].get("loss_divisor")
-        _, losses = self.sem_seg_head(features, targets, *([] if divisor is None else [divisor]))
-        losses = {**losses, **self.backbone.regularization()}
+        if is_empty and not hasattr(self.sem_seg_head, "divisor"):
+            # The mean over no pixel is NaN, but every parameter needs a gradient: of a class, by 0.
+            _, losses = self.sem_seg_head(features, torch.zeros_like(targets))
+            losses = {name: 0 * loss for name, loss in losses.items()}
+        elif divisor is None:
+            _, losses = self.sem_seg_head(features, targets)
+        else:
+            _, losses = self.sem_seg_head(features, targets, divisor)
+        if hasattr(self.backbone, "regularization"):
+            losses = {**losses, **self.backbone.regularization()}
         if self.contrast is not None:
-            seeds = [inputs["view_seed"] for inputs in batched_inputs]
+            seeds = [
+                inputs["view_seed"] if "view_seed" in inputs else int(torch.randint(2**62, ()))
+                for inputs in batched_inputs
+            ]
             losses.update(self.contrast(features, labels, seeds))
         return losses
 
@@ -200,8 +237,14 @@ class MultiModalSegmentor(nn.Module):
 
     def _labels(self, batched_inputs: list[dict]) -> Tensor:
         """(N, H, W), on the CPU: sampling reads them without waiting for the device."""
-        labels = [inputs["sem_seg"] for inputs in batched_inputs]
-        return self._pad(labels, self.sem_seg_head.ignore_value)
+        for inputs in batched_inputs:
+            if "sem_seg" not in inputs:
+                raise ValueError(
+                    f"{inputs.get('file_name', 'a record')} comes without 'sem_seg', but training "
+                    "needs labels. Use MultiModalDatasetMapper(cfg, is_train=True), or name a set "
+                    "with labels in DATASETS.TRAIN."
+                )
+        return self._pad([inputs["sem_seg"] for inputs in batched_inputs], self.ignore_value)
 
     def _padded(self, batched_inputs: list[dict], key: str, mean: Tensor) -> Tensor:
         """The images under a key, (N, C, H, W), in 0..1."""
@@ -224,10 +267,22 @@ class MultiModalSegmentor(nn.Module):
         return self._pad(images)
 
     def _pad(self, images: list[Tensor], value: float = 0) -> Tensor:
-        backbone = self.backbone
         return ImageList.from_tensors(
-            images, backbone.size_divisibility, value, backbone.padding_constraints
+            images, self.size_divisibility, value, self.backbone.padding_constraints
         ).tensor
+
+
+def _head_from_config(cfg: CfgNode, shape: dict[str, ShapeSpec]) -> nn.Module:
+    try:
+        return build_sem_seg_head(cfg, shape)
+    except KeyError as error:
+        name = cfg.MODEL.SEM_SEG_HEAD.NAME
+        if name not in SEM_SEG_HEADS_REGISTRY:
+            raise
+        raise ValueError(
+            f"{name} reads the feature {error}, but the backbone has {', '.join(shape)}. Name "
+            "every fused feature that it reads in MODEL.SEM_SEG_HEAD.IN_FEATURES."
+        ) from error
 
 
 def _clear_padding(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> None:

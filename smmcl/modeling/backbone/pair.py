@@ -32,8 +32,8 @@ class PairBackbone(Backbone):
     def __init__(self, *, visible: Stream, auxiliary: Stream, fusions: Sequence[Fusion]) -> None:
         """
         Args:
-            visible, auxiliary: the streams.
-            fusions: one for each of the four stages.
+            visible, auxiliary: the streams, of equally many stages.
+            fusions: one for each stage; the last may be left out where no head reads it.
         """
         super().__init__()
         self.visible = visible
@@ -41,11 +41,11 @@ class PairBackbone(Backbone):
         self.fusions = nn.ModuleList(fusions)
         specs = {
             name: (fusion.fused_width, stride)
-            for name, fusion, stride in zip(STAGES, fusions, visible.strides, strict=True)
+            for name, fusion, stride in zip(STAGES, fusions, visible.strides, strict=False)
             if fusion.is_read
         }
         for suffix, stream in (("visible", visible), ("auxiliary", auxiliary)):
-            for name, width, stride in zip(STAGES, stream.widths, stream.strides, strict=True):
+            for name, width, stride in zip(STAGES, stream.widths, stream.strides, strict=False):
                 specs[f"{name}_{suffix}"] = (width, stride)
         self._out_features = list(specs)
         self._out_feature_channels = {name: width for name, (width, _) in specs.items()}
@@ -65,20 +65,23 @@ class PairBackbone(Backbone):
                 **fusion.from_config(cfg, stage=stage),
             )
             for stage, widths in enumerate(zip(visible.widths, auxiliary.widths, strict=True))
+            # After the last stage there is nobody to exchange for.
+            if stage + 1 < len(visible.widths) or STAGES[stage] in read
         ]
         return {"visible": visible, "auxiliary": auxiliary, "fusions": fusions}
 
     def forward(self, visible: Tensor, auxiliary: Tensor) -> dict[str, Tensor]:
         """Features, as `output_shape()` describes them, of normalized (N, 3 and A, H, W)."""
         features = {}
-        for stage, name in enumerate(STAGES):
+        for stage, name in enumerate(STAGES[: len(self.visible.stages)]):
             visible = self.visible.stages[stage](visible)  # (N, C, h, w)
             auxiliary = self.auxiliary.stages[stage](auxiliary)  # (N, C, h, w)
             features[f"{name}_visible"] = visible
             features[f"{name}_auxiliary"] = auxiliary
-            visible, auxiliary, fused = self.fusions[stage](visible, auxiliary)
-            if fused is not None:
-                features[name] = fused
+            if stage < len(self.fusions):
+                visible, auxiliary, fused = self.fusions[stage](visible, auxiliary)
+                if fused is not None:
+                    features[name] = fused
         return features
 
     def regularization(self) -> dict[str, Tensor]:
@@ -103,9 +106,9 @@ class SingleStreamBackbone(Backbone):
         self.visible = visible
         self.auxiliary = auxiliary
         stream = visible or auxiliary
-        self._out_features = list(STAGES)
-        self._out_feature_channels = dict(zip(STAGES, stream.widths, strict=True))
-        self._out_feature_strides = dict(zip(STAGES, stream.strides, strict=True))
+        self._out_features = list(STAGES[: len(stream.widths)])
+        self._out_feature_channels = dict(zip(STAGES, stream.widths, strict=False))
+        self._out_feature_strides = dict(zip(STAGES, stream.strides, strict=False))
 
     @property
     def reads_auxiliary(self) -> bool:
@@ -113,9 +116,8 @@ class SingleStreamBackbone(Backbone):
 
     def forward(self, visible: Tensor, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
         """As `PairBackbone.forward`; the other image is not read."""
-        if self.visible is not None:
-            return dict(zip(STAGES, self.visible(visible), strict=True))
-        return dict(zip(STAGES, self.auxiliary(auxiliary), strict=True))
+        maps = self.visible(visible) if self.visible is not None else self.auxiliary(auxiliary)
+        return dict(zip(STAGES, maps, strict=False))
 
     def regularization(self) -> dict[str, Tensor]:
         return {}
@@ -166,11 +168,30 @@ def stream_from_config(cfg: CfgNode, role: str) -> Stream:
     else:
         kind = find_stream(settings.NAME)
         stream = kind(in_channels=channels, **kind.from_config(cfg, role=role))
+    count = count_stages(cfg)
+    del stream.stages[count:]
+    stream.widths = stream.widths[:count]
     if cfg.MODEL.PAIR.RECOMPUTE:
         recompute_blocks(stream)
     if cfg.MODEL.PAIR.FREEZE_NORM:
         freeze_norms(stream)
     return stream
+
+
+def count_stages(cfg: CfgNode) -> int:
+    """Stages up to the last that the head or the contrastive branch reads.
+
+    A later one would be a parameter without a gradient, which stops distributed training.
+    """
+    read = list(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
+    if not read or not set(read) <= set(STAGES):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {read}. Choose from the fused features "
+            f"{list(STAGES)}."
+        )
+    contrasted = cfg.MODEL.SMMCL.IN_FEATURES if cfg.MODEL.CONTRAST.NAME else []
+    read += [name.partition("_")[0] for name in contrasted]
+    return 1 + max(STAGES.index(name) for name in read if name in STAGES)
 
 
 def _stream_of_resnet(name: str, cfg: CfgNode, channels: int) -> Stream:

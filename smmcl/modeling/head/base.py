@@ -20,6 +20,8 @@ from smmcl.modeling.layers.resize import resize
 class SemSegHead(nn.Module):
     """Base of the heads: a subclass gives `build` and `layers`, the way from features to logits."""
 
+    takes_any_size = True  # it resizes one map to another, not by a factor as Detectron2's heads do
+
     @configurable
     def __init__(
         self,

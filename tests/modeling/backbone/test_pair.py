@@ -107,10 +107,26 @@ def test_one_stream_does_not_look_at_the_other_image() -> None:
     )
 
 
-def test_no_stream_and_no_last_stage_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("read", "contrast", "auxiliary"),
+    [("res2", "", "mscan_t"), ("res3", "SMMCL", "mscan_t"), ("res3", "", "")],
+)
+def test_what_lies_after_the_last_feature_read_is_not_built(read, contrast, auxiliary) -> None:
+    backbone = build(
+        *("MODEL.SEM_SEG_HEAD.IN_FEATURES", f'["{read}"]', "MODEL.CONTRAST.NAME", contrast),
+        *("MODEL.PAIR.AUXILIARY.NAME", auxiliary),
+    )
+    features = backbone.train()(*images())
+    assert set(features) == set(backbone.output_shape())
+    sum(feature.sum() for feature in features.values()).backward()
+    assert not [name for name, p in backbone.named_parameters() if p.grad is None]
+    assert ("res5_auxiliary" in features) == bool(contrast)
+
+
+def test_no_stream_and_an_unknown_feature_are_refused() -> None:
     with pytest.raises(ValueError, match="both empty"):
         build("MODEL.PAIR.VISIBLE.NAME", "", "MODEL.PAIR.AUXILIARY.NAME", "")
     with pytest.raises(ValueError, match="IN_FEATURES"):
-        build("MODEL.SEM_SEG_HEAD.IN_FEATURES", '["res3", "res4"]')
+        build("MODEL.SEM_SEG_HEAD.IN_FEATURES", '["p2", "p3"]')
     with pytest.raises(KeyError, match="Fusio"):
         build("MODEL.FUSION.NAME", "Fusio")
