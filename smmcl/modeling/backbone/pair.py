@@ -53,7 +53,6 @@ class PairBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        check_last_is_read(cfg)
         read = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
         visible, auxiliary = (stream_from_config(cfg, role) for role in ("VISIBLE", "AUXILIARY"))
         fusion = FUSION_REGISTRY.get(cfg.MODEL.FUSION.NAME)
@@ -121,16 +120,6 @@ class SingleStreamBackbone(Backbone):
 
     def regularization(self) -> dict[str, Tensor]:
         return {}
-
-
-def check_last_is_read(cfg: CfgNode) -> None:
-    """Refuses a head that leaves out the last stage: its weights would get no gradient."""
-    read = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
-    if not set(read) <= set(STAGES) or STAGES[-1] not in read:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(read)}. Choose from the fused features "
-            f"{list(STAGES)}, {STAGES[-1]} among them: nothing else reads the last fusion."
-        )
 
 
 @BACKBONE_REGISTRY.register()

@@ -19,7 +19,6 @@ from smmcl.d2 import BACKBONE_REGISTRY, Backbone, CfgNode, ShapeSpec, configurab
 from smmcl.modeling.backbone.pair import (
     STAGES,
     PairBackbone,
-    check_last_is_read,
     stream_from_config,
 )
 from smmcl.modeling.fusion.channel_exchange import kept_channels, penalized
@@ -252,6 +251,16 @@ def _check_alike(cfg: CfgNode) -> None:
         raise ValueError(
             "MODEL.PAIR.RECOMPUTE cannot recompute streams that exchange inside their blocks. "
             "Set it to False."
+        )
+
+
+def check_last_is_read(cfg: CfgNode) -> None:
+    """Refuses a head that leaves out the last stage: its weights would get no gradient."""
+    read = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+    if not set(read) <= set(STAGES) or STAGES[-1] not in read:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES is {list(read)}. Choose from the fused features "
+            f"{list(STAGES)}, {STAGES[-1]} among them: nothing else reads the last fusion."
         )
 
 
