@@ -18,7 +18,6 @@ from torch import Tensor
 
 from smmcl.cli import run
 from smmcl.modeling.contrastive.loss import contrastive_losses, normalize
-from smmcl.modeling.contrastive.panels import Panels, Runs
 from smmcl.modeling.contrastive.sampling import Views, draw_keys, sample_views, take_cells
 
 EMBED_DIM = 256
@@ -117,44 +116,6 @@ def run_dense(problem: Problem) -> Tensor:
     return total.detach()
 
 
-def make_products(problem: Problem) -> Callable[[Problem], None]:
-    """Runs the matrix products of our loss alone, of the same shapes, on the same memory."""
-    visible, auxiliary = (normalize(stream) for stream in problem.taken)
-    runs = Runs.of(problem.views.labels, visible.device)
-    terms = [
-        Panels(anchors, keys, runs, None, TEMPERATURE)
-        for anchors, keys in ((visible, auxiliary), (visible, visible), (auxiliary, auxiliary))
-    ]
-    return lambda _: [multiply(term) for term in terms]
-
-
-def multiply(term: Panels) -> None:
-    is_symmetric = term.keys is term.anchors
-    panels = list(term.panels(is_triangular=is_symmetric))
-    is_kept = len({offset for *_, offset in panels}) == len(panels)
-    groups = term.runs.groups(0, len(term.anchors), term.group_rows) if is_symmetric else ()
-    for start, stop in groups:
-        similarity(term, start, stop, *term.runs.window(start, stop))
-    for start, stop, _ in panels:
-        low = start if is_symmetric else 0
-        panel = similarity(term, start, stop, low, len(term.keys))
-        if is_symmetric and not is_kept:
-            panel = similarity(term, start, stop, low, len(term.keys))
-        gradients(term, panel, start, stop, low, stop if is_symmetric else 0)
-
-
-def similarity(term: Panels, start: int, stop: int, low: int, high: int) -> Tensor:
-    panel = term.buffer[: (stop - start) * (high - low)].view(stop - start, high - low)
-    return torch.mm(term.anchors[start:stop], term.keys[low:high].t(), out=panel)
-
-
-def gradients(term: Panels, panel: Tensor, start: int, stop: int, low: int, beyond: int) -> None:
-    high = low + panel.shape[1]
-    term.grad_anchors[start:stop].addmm_(panel, term.keys[low:high])
-    rest = panel[:, beyond - low :]
-    term.grad_keys[beyond:high].addmm_(rest.t(), term.anchors[start:stop])
-
-
 def seconds(function: Callable[[Problem], Any], problem: Problem, clock: str) -> float:
     read = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
     synchronize(problem)
@@ -202,18 +163,18 @@ def contrast(arguments: argparse.Namespace) -> None:
     """Cost of the contrastive loss, forward and backward: one row of a table per size.
 
     Seconds are medians over rounds in which everything runs in turn, ratios are medians of the
-    rounds' ratios, memory is the peak above the embeddings' maps. `products`: the matrix products
-    of our loss alone. `dense`: the same formula with matrices of all pairs. `whole`: our loss with
-    the sampling and the taking of views. `beside`: what --beside names, compared with `whole`.
+    rounds' ratios, memory is the peak above the embeddings' maps. `dense`: the same formula with
+    matrices of all pairs. `whole`: our loss with the sampling and the taking of views. `beside`:
+    what --beside names, compared with `whole`.
     """
     torch.set_num_threads(arguments.threads)
     beside = {"beside": load_module(arguments.beside).run} if arguments.beside else {}
-    print("| views | ours, s | products, s | ours / products | dense, s | dense / ours | whole, s "
-          "| beside, s | beside / whole | ours, MiB | dense, MiB |")  # fmt: skip
-    print("|" + "---|" * 11)
+    print("| views | ours, s | dense, s | dense / ours | whole, s | beside, s | beside / whole "
+          "| ours, MiB | dense, MiB |")  # fmt: skip
+    print("|" + "---|" * 9)
     for size in arguments.views:
         problem = make_problem(size, num_classes=arguments.classes, device=arguments.device)
-        functions = {"ours": run_ours, "products": make_products(problem), "whole": run_whole}
+        functions = {"ours": run_ours, "whole": run_whole}
         if size <= arguments.dense_limit:
             functions |= {"dense": run_dense, **beside}
         for function in functions.values() if size == min(SIZES) else ():
@@ -244,9 +205,9 @@ def row(size: int, rounds: list[dict[str, float]], peaks: list[float | None]) ->
         return f"{statistics.median(times[above] / times[below] for times in rounds):.2f}"
 
     cells = [
-        f"{size:,}", time_of("ours"), time_of("products"), ratio("ours", "products"),
-        time_of("dense"), ratio("dense", "ours"), time_of("whole"), time_of("beside"),
-        ratio("beside", "whole"), *("-" if peak is None else f"{peak:.0f}" for peak in peaks),
+        f"{size:,}", time_of("ours"), time_of("dense"), ratio("dense", "ours"), time_of("whole"),
+        time_of("beside"), ratio("beside", "whole"),
+        *("-" if peak is None else f"{peak:.0f}" for peak in peaks),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 

@@ -22,7 +22,7 @@ LAYERS = {
     "smmcl.modeling.head.hamburger": 0,
     "smmcl.modeling.contrastive.sampling": 0,
     "smmcl.modeling.contrastive.loss": 0,
-    "smmcl.modeling.contrastive.panels": 0,
+    "smmcl.modeling.contrastive.blocks": 0,
     "smmcl.evaluation.confusion": 0,
     "smmcl.data.hha": 0,
     "smmcl.data.datasets.synthetic.raycast": 0,

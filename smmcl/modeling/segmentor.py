@@ -26,7 +26,7 @@ from smmcl.d2 import (
     sem_seg_postprocess,
 )
 from smmcl.modeling.backbone.shared import SharedPairBackbone
-from smmcl.modeling.contrastive.base import build_contrast
+from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.head.base import precise
 from smmcl.modeling.head.ensemble import build_ensemble_head
 from smmcl.modeling.layers.resize import resize

@@ -144,7 +144,7 @@ def test_mixed_precision_spares_the_factorisation_and_the_contrast(monkeypatch) 
     model.backbone.visible.stages[0].blocks[0].mlp.register_forward_hook(
         lambda module, inputs, output: seen.append(output.dtype)
     )
-    model.contrast.register_forward_hook(
+    model.contrast.projectors["visible"].register_forward_hook(
         lambda module, inputs, output: seen.append((torch.ones(1, 1) @ torch.ones(1, 1)).dtype)
     )
     losses = trainer._accumulate(batch())

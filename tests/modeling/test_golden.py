@@ -16,7 +16,7 @@ import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.config import build_config
 from smmcl.d2 import build_backbone, build_sem_seg_head
 from smmcl.engine.solver import build_optimizer
-from smmcl.modeling.contrastive.base import build_contrast
+from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.contrastive.loss import contrastive_losses
 from smmcl.modeling.layers.resize import resize
 from smmcl.modeling.streams.base import build_stream

@@ -1,31 +1,29 @@
 """The contrastive branch of SMMCL: projectors, sampled views and the weighted losses.
 
 Shape shorthand in this module:
-    N: images in the batch     H, W: image height and width     h, w: feature height and width
+    N: images in the batch     h, w: feature height and width
     K: classes     M: views     D: embedding size
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from smmcl.d2 import CfgNode, ShapeSpec, comm, configurable
+from smmcl.modeling.contrastive.base import CONTRAST_REGISTRY, ContrastiveBranch, check_features
 from smmcl.modeling.contrastive.diagnostics import Diagnostics
 from smmcl.modeling.contrastive.loss import contrastive_losses
-from smmcl.modeling.contrastive.projector import Projector, check_features
-from smmcl.modeling.contrastive.sampling import (
-    Views,
-    draw_keys,
-    sample_views,
-    shrink_labels,
-    take_cells,
-)
+from smmcl.modeling.contrastive.projector import Projector
+from smmcl.modeling.contrastive.sampling import Views, draw_keys, sample_views, take_cells
 
 
-class SMMCL(nn.Module):
-    """Supervised multi-modal contrastive learning (Section 3.2), in training only."""
+@CONTRAST_REGISTRY.register()
+class SMMCL(ContrastiveBranch):
+    """Supervised multi-modal contrastive learning (Section 3.2)."""
 
     @configurable
     def __init__(
@@ -39,42 +37,32 @@ class SMMCL(nn.Module):
         loss: dict[str, Any],
         num_classes: int,
         limits: dict[str, int],
-        has_shared_positions: bool,
-        is_gathered: bool,
+        has_shared_positions: bool = False,
+        is_gathered: bool = False,
     ) -> None:
         """
         Args:
-            in_features: names of the visible and the auxiliary feature.
-            channels: of these features.
-            hidden_dim: channels of the projectors' hidden layers.
-            embed_dim: D.
-            weights: of the terms "cross", "visible" and "auxiliary"; a term of weight 0 is not
+            in_features, channels: of the visible and the auxiliary feature.
+            hidden_dim, embed_dim: channels of the projectors' hidden layers, and D.
+            weights: of the terms "cross", "visible" and "auxiliary". A term of weight 0 is not
                 computed, and a projector that no term uses is not built.
-            loss: temperatures, positives and symmetry, as `contrastive_losses` takes them.
+            loss: keywords of `contrastive_losses`: temperatures, positives, symmetry.
             num_classes: K; other labels never take part.
             limits: "min_views", "max_views" and "max_features" of `sample_views`.
             has_shared_positions: draw the same places in both modalities.
             is_gathered: contrast the views of all processes, as one process with the whole batch
-                would, at the cost of its time on every process.
+                would. Each process takes as long as that one.
         """
         super().__init__()
-        self.weights = {term: weight for term, weight in weights.items() if weight}
-        if not self.weights or min(self.weights.values()) < 0:
-            raise ValueError(
-                f"The weights of the contrastive terms are {weights}; one must be above 0 and "
-                "none below. For the baseline set MODEL.CONTRAST.NAME to ''."
-            )
-        self.loss = loss
+        self.weights, self.loss, self.limits = _above_zero(weights), loss, limits
         self.num_classes = num_classes
-        self.limits = limits
-        self.has_shared_positions = has_shared_positions
-        self.is_gathered = is_gathered
+        self.has_shared_positions, self.is_gathered = has_shared_positions, is_gathered
+        self.in_features, self.projectors = {}, nn.ModuleDict()
         streams = zip(("visible", "auxiliary"), in_features, channels, strict=True)
-        used = [entry for entry in streams if {entry[0], "cross"} & set(self.weights)]
-        self.in_features = {stream: name for stream, name, _ in used}
-        self.projectors = nn.ModuleDict(
-            {stream: Projector(width, hidden_dim, embed_dim) for stream, _, width in used}
-        )
+        for stream, name, width in streams:
+            if stream in self.weights or "cross" in self.weights:
+                self.in_features[stream] = name
+                self.projectors[stream] = Projector(width, hidden_dim, embed_dim)
         self.diagnostics = Diagnostics(limits["min_views"])
 
     @classmethod
@@ -106,39 +94,22 @@ class SMMCL(nn.Module):
             "is_gathered": node.GATHER,
         }
 
-    def forward(
-        self, features: Mapping[str, Tensor], labels: Tensor, seeds: list[int]
+    def losses(
+        self, maps: dict[str, Tensor], labels: Tensor, seeds: list[int]
     ) -> dict[str, Tensor]:
-        """
-        Args:
-            features: by name, (N, C, h, w) each.
-            labels: (N, H, W) int64 at the resolution of the images, on the CPU.
-            seeds: one per image; its views are drawn from it.
-
-        Returns:
-            "loss_contrast_cross", "loss_contrast_visible" and "loss_contrast_auxiliary", weighted;
-            those of weight 0 are left out.
-        """
-        size = features[next(iter(self.in_features.values()))].shape[-2:]
-        labels = shrink_labels(labels, size=size)  # (N, h, w)
         first = 0
         if self.is_gathered:
             labels, seeds, first = _gather_labels(labels, seeds)
         views = self._draw(labels, seeds)
         embeddings = {
-            stream: self._take(stream, features[name], getattr(views, stream), first)
-            for stream, name in self.in_features.items()
+            stream: self._take(self.projectors[stream](feature), getattr(views, stream), first)
+            for stream, feature in maps.items()
         }  # (M, D) each
         self.diagnostics.record(views, embeddings, num_cells=labels[0].numel())
-        # Where one stream alone is contrasted, no term looks at the other.
-        visible = embeddings.get("visible", embeddings.get("auxiliary"))
+        streams = list(embeddings.values())  # one alone stands for both: no term reads the other
+        terms, cells = tuple(self.weights), (views.visible, views.auxiliary)
         losses = contrastive_losses(
-            visible,
-            embeddings.get("auxiliary", visible),
-            views.labels,
-            terms=tuple(self.weights),
-            cells=(views.visible, views.auxiliary),
-            **self.loss,
+            streams[0], streams[-1], views.labels, terms=terms, cells=cells, **self.loss
         )
         return {f"loss_contrast_{term}": self.weights[term] * losses[term] for term in losses}
 
@@ -148,9 +119,8 @@ class SMMCL(nn.Module):
             keys = (keys[0], keys[0], keys[2])
         return sample_views(labels, num_classes=self.num_classes, keys=keys, **self.limits)
 
-    def _take(self, stream: str, feature: Tensor, cells: Tensor, first: int) -> Tensor:
-        """Embeddings of the sampled cells; the first cell of this process is number `first`."""
-        maps = self.projectors[stream](feature)  # (N, D, h, w)
+    def _take(self, maps: Tensor, cells: Tensor, first: int) -> Tensor:
+        """(M, D) of the (N, D, h, w) maps; the first cell of this process is number `first`."""
         if not self.is_gathered:
             return take_cells(maps, cells.to(maps.device, non_blocking=True))  # (M, D)
         num_cells = maps.numel() // maps.shape[1]
@@ -161,39 +131,45 @@ class SMMCL(nn.Module):
         return _SumOverProcesses.apply(everywhere.index_copy(0, rows, own))
 
 
+def _above_zero(weights: dict[str, float]) -> dict[str, float]:
+    kept = {term: weight for term, weight in weights.items() if weight}
+    if not kept or min(kept.values()) < 0:
+        raise ValueError(
+            f"The weights of the contrastive terms are {weights}; one must be above 0 and none "
+            "below. For the baseline set MODEL.CONTRAST.NAME to ''."
+        )
+    return kept
+
+
 def _gather_labels(labels: Tensor, seeds: list[int]) -> tuple[Tensor, list[int], int]:
     """Labels and seeds of all processes, and the number of cells of the processes before this.
 
-    Few bytes and no GPU: with them every process draws the views of the whole batch by itself.
+    From these few bytes, every process draws the views of the whole batch by itself.
     """
-    everyone = comm.all_gather((labels, seeds))
-    if len({theirs.shape[1:] for theirs, _ in everyone}) > 1:
+    all_labels, all_seeds = zip(*comm.all_gather((labels, seeds)), strict=True)
+    sizes = [tuple(labels.shape[1:]) for labels in all_labels]
+    if len(set(sizes)) > 1:
         raise ValueError(
             "MODEL.SMMCL.GATHER needs features of one size on all processes, but they are "
-            f"{[tuple(theirs.shape[1:]) for theirs, _ in everyone]}. Train on crops of one size."
+            f"{sizes}. Train on crops of one size."
         )
-    first = sum(theirs.numel() for theirs, _ in everyone[: comm.get_rank()])
-    return (
-        torch.cat([theirs for theirs, _ in everyone]),
-        [seed for _, theirs in everyone for seed in theirs],
-        first,
-    )
+    first = sum(labels.numel() for labels in all_labels[: comm.get_rank()])
+    return torch.cat(all_labels), list(itertools.chain(*all_seeds)), first
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes, each of which then computes the same loss.
+    """Sum over all processes, each of which then computes the same loss.
 
-    The derivative of the sum of these losses is that of one times their number. Distributed
-    training divides by the number again when it averages gradients.
+    The gradient is that of the sum of their losses; distributed training averages it again.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, own: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
         total = own.clone()
         if comm.get_world_size() > 1:
             torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return gradient * comm.get_world_size()

@@ -18,7 +18,7 @@ NUM_UNIFORMITY_VIEWS = 512  # of a stream, among which uniformity is measured
 
 
 class Diagnostics:
-    """Puts scalars `contrast/...` to the event storage, if one is open, and warns of poor batches.
+    """Logs scalars `contrast/...` if an event storage is open, and warns of poor batches.
 
     * num_sets, views_per_set: S and V of the sampling
     * positive_share: of all pairs of views, those with equal labels
@@ -30,13 +30,11 @@ class Diagnostics:
     """
 
     def __init__(self, min_views: int) -> None:
-        """`min_views` is the number of cells that a class needs to be contrasted."""
         self.min_views = min_views
         self.num_seen = self.num_poor = 0
 
     def record(self, views: Views, embeddings: Mapping[str, Tensor], *, num_cells: int) -> None:
-        """Takes the `embeddings` (M, D) of "visible" and "auxiliary" views, or one of them, from
-        feature maps of `num_cells`."""
+        """`embeddings` are (M, D), of one stream or both, from feature maps of `num_cells`."""
         if not has_event_storage():
             return
         storage = get_event_storage()

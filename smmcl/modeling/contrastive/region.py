@@ -1,7 +1,7 @@
 """Rival: supervised region-aware contrast of one modality, after Hu, Cui and Wang (ICCV 2021).
 
 Shape shorthand in this module:
-    N: images in the batch     H, W: image height and width     h, w: feature height and width
+    N: images in the batch     h, w: feature height and width
     K: classes     S: regions (one class of one image)     Q: remembered regions per class
     D: embedding size
 """
@@ -10,19 +10,21 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from smmcl.d2 import CfgNode, ShapeSpec, configurable
+from smmcl.modeling.contrastive.base import CONTRAST_REGISTRY, ContrastiveBranch, check_features
 from smmcl.modeling.contrastive.loss import normalize
-from smmcl.modeling.contrastive.projector import Projector, check_features
-from smmcl.modeling.contrastive.sampling import sets_of_cells, shrink_labels, take_cells
+from smmcl.modeling.contrastive.projector import Projector
+from smmcl.modeling.contrastive.sampling import sets_of_cells, take_cells
 
 
-class RegionContrast(nn.Module):
-    """Mean embeddings of class regions against those of this batch and of batches before.
+@CONTRAST_REGISTRY.register()
+class RegionContrast(ContrastiveBranch):
+    """Contrasts mean embeddings of class regions with those of this and of earlier batches.
 
-    The auxiliary image is not looked at. Regions are those of the labels; they and the visible
-    feature stand in for the predicted regions and the decoder feature of their network.
+    It ignores the auxiliary image. The labels' regions and the visible feature replace the
+    predicted regions and the decoder feature of the original.
     """
 
     @configurable
@@ -40,17 +42,14 @@ class RegionContrast(nn.Module):
     ) -> None:
         """
         Args:
-            in_feature: name of the visible feature.
-            channels, hidden_dim, embed_dim: of this feature and of the projector, see `SMMCL`.
+            in_feature, channels: of the visible feature.
+            hidden_dim, embed_dim, num_classes: as for `SMMCL`.
             weight, temperature: of the loss.
-            num_classes: K; other labels never take part.
             memory_size: Q, 0 to contrast the regions of the batch alone.
         """
         super().__init__()
-        self.in_feature = in_feature
-        self.weight = weight
-        self.temperature = temperature
-        self.num_classes = num_classes
+        self.in_features = {"visible": in_feature}
+        self.weight, self.temperature, self.num_classes = weight, temperature, num_classes
         self.projector = Projector(channels, hidden_dim, embed_dim)
         self.register_buffer("memory", torch.zeros(num_classes, memory_size, embed_dim))
         self.register_buffer("num_stored", torch.zeros(num_classes, dtype=torch.int64))
@@ -69,13 +68,11 @@ class RegionContrast(nn.Module):
             "memory_size": cfg.MODEL.REGION_CONTRAST.MEMORY_SIZE,
         }
 
-    def forward(
-        self, features: Mapping[str, Tensor], labels: Tensor, seeds: list[int]
+    def losses(
+        self, maps: dict[str, Tensor], labels: Tensor, seeds: list[int]
     ) -> dict[str, Tensor]:
-        """Like `SMMCL.forward`, without need of the seeds; the key is "loss_contrast_visible"."""
-        feature = features[self.in_feature]
-        labels = shrink_labels(labels, size=feature.shape[-2:])  # (N, h, w)
-        means, classes = self.region_means(self.projector(feature), labels)  # (S, D), (S,)
+        """ "loss_contrast_visible" alone; nothing is drawn from the seeds."""
+        means, classes = self.region_means(self.projector(maps["visible"]), labels)  # (S, D), (S,)
         loss = self._loss(means, classes)
         self._remember(means.detach(), classes)
         return {"loss_contrast_visible": self.weight * loss}
@@ -91,9 +88,8 @@ class RegionContrast(nn.Module):
         cells = (sets < self.num_classes * len(labels)).nonzero().squeeze(1)
         names, region, sizes = sets[cells].unique(return_inverse=True, return_counts=True)
         classes = names // len(labels)  # (S,)
-        device = maps.device
         cells, region, sizes, classes = (
-            part.to(device, non_blocking=True) for part in (cells, region, sizes, classes)
+            part.to(maps.device, non_blocking=True) for part in (cells, region, sizes, classes)
         )
         sums = maps.new_zeros(len(sizes), maps.shape[1])
         sums = sums.index_add(0, region, take_cells(maps, cells))  # (S, D)
@@ -109,12 +105,11 @@ class RegionContrast(nn.Module):
         is_same = classes[:, None] == torch.cat([classes, owner])  # (S, S + K * Q)
         is_positive = is_same & is_key
         is_positive.fill_diagonal_(False)
-        with torch.autocast(device.type, enabled=False):
-            similarity = means @ keys.t() / self.temperature  # (S, S + K * Q)
-            # The lowest number and not -inf, whose row without negatives has no derivative.
-            lowest = torch.finfo(similarity.dtype).min
-            negatives = similarity.masked_fill(is_same | ~is_key, lowest).logsumexp(1)  # (S,)
-            losses = F.softplus(negatives[:, None] - similarity) * is_positive
+        similarity = means @ keys.t() / self.temperature  # (S, S + K * Q)
+        # The lowest number and not -inf, whose row without negatives has no derivative.
+        lowest = torch.finfo(similarity.dtype).min
+        negatives = similarity.masked_fill(is_same | ~is_key, lowest).logsumexp(1)  # (S,)
+        losses = F.softplus(negatives[:, None] - similarity) * is_positive
         counts = is_positive.sum(1).clamp_min(1)  # (S,)
         return (losses.sum(1) / counts).sum() / max(len(means), 1)
 

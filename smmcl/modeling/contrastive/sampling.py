@@ -1,7 +1,6 @@
 """Which cells of a batch become views: the same number from every class of every image.
 
-Runs on the labels while they are still on the CPU and returns indices, so that nothing waits for
-the accelerator. There is no loop over anchor sets.
+Sampling reads the labels on the CPU and returns indices, so nothing waits for the accelerator.
 
 Shape shorthand in this module:
     N: images in the batch     H, W: label height and width     h, w: feature height and width
@@ -29,22 +28,18 @@ class Views:
 def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
     """Bring labels (N, H, W) to (N, h, w): the pixel at the floor of each cell's corner.
 
-    Rows and columns have their own scale. Integers, because a floating-point scale such as
-    490 / 16 may land on the neighbour.
+    In integers, because a floating-point scale such as 490 / 16 may land on the neighbor.
     """
-    height, width = size
-    rows = torch.arange(height) * labels.shape[1] // height
-    columns = torch.arange(width) * labels.shape[2] // width
+    rows, columns = (torch.arange(n) * m // n for n, m in zip(size, labels.shape[1:], strict=True))
     return labels[:, rows[:, None], columns]  # (N, h, w)
 
 
 def draw_keys(
     seeds: Sequence[int], *, size: tuple[int, int], num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Random numbers in [0, 1) that decide who is drawn, for `sample_views`: the lowest win.
+    """Random numbers in [0, 1) for `sample_views`, which draws the lowest.
 
-    Keys and no permutations: those of an image come from its own seed alone, whatever the other
-    images of the batch contain.
+    The keys of an image depend on its own seed alone, not on the other images of the batch.
     """
     drawn = []
     for seed in seeds:
@@ -71,11 +66,9 @@ def sample_views(
     Args:
         labels: (N, h, w); values outside 0..K-1, the ignored ones, never take part.
         num_classes: K.
-        keys: of the visible and the auxiliary cells, (N, h, w) each, the same tensor for shared
-            positions; and of the sets, (N, K).
-        min_views: smallest number of cells of an anchor set, at least 1.
-        max_views: largest V.
-        max_features: largest S * V.
+        keys: of the visible and the auxiliary cells, (N, h, w) each, and of the sets, (N, K).
+        min_views: smallest number of cells of an anchor set.
+        max_views, max_features: largest V and S * V.
     """
     if min(min_views, max_views, max_features) < 1:
         raise ValueError(
@@ -93,8 +86,7 @@ def sample_views(
         kept = kept[lowest].sort().values  # (S,)
     num_views = min(int(sizes[kept].min()), max_views, max_features // len(kept))
     return Views(
-        visible=_lowest_cells(keys[0], set_of_cell, sizes, kept, num_views),
-        auxiliary=_lowest_cells(keys[1], set_of_cell, sizes, kept, num_views),
+        *(_lowest_cells(part, set_of_cell, sizes, kept, num_views) for part in keys[:2]),
         labels=(kept // len(labels)).repeat_interleave(num_views),
         num_sets=len(kept),
         views_per_set=num_views,
@@ -102,16 +94,9 @@ def sample_views(
 
 
 def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Embeddings (M, D) of some cells, without a copy of the maps that has the channels last.
-
-    Args:
-        maps: (N, D, h, w).
-        cells: (M,) counted along N * h * w, on the device of the maps.
-    """
-    size, area = maps.shape[1], maps.shape[2] * maps.shape[3]
-    first = cells // area * size * area + cells % area  # (M,) entry of the first channel
-    entries = first[:, None] + torch.arange(0, size * area, area, device=maps.device)  # (M, D)
-    return maps.flatten().index_select(0, entries.flatten()).view(-1, size)  # (M, D)
+    """(M, D) from (N, D, h, w) maps at (M,) cells on their device, counted along N * h * w."""
+    area = maps.shape[2] * maps.shape[3]
+    return maps.flatten(2)[cells // area, :, cells % area]  # (M, D)
 
 
 def sets_of_cells(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -129,7 +114,7 @@ def _lowest_cells(
     kept: torch.Tensor,
     num_views: int,
 ) -> torch.Tensor:
-    """The `num_views` cells of each kept set that have the lowest keys, (S * V,)."""
+    """The cells of each kept set that have the lowest keys, (S * V,)."""
     by_key = keys.flatten().argsort(stable=True)  # (N * h * w,)
     by_set = by_key[set_of_cell[by_key].argsort(stable=True)]  # sets in order, in each by key
     first = (sizes.cumsum(0) - sizes)[kept]  # (S,) where each set begins

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 from smmcl.d2 import CfgNode, ShapeSpec
+from smmcl.modeling.contrastive.base import CONTRAST_REGISTRY
 from smmcl.modeling.contrastive.branch import SMMCL
 from smmcl.modeling.contrastive.sampling import Views
 
 
+@CONTRAST_REGISTRY.register()
 class UnsupervisedContrast(SMMCL):
-    """What both images show at one place is alike, and unlike all other places; no labels.
+    """Views of one place are positives, those of all other places negatives; no labels.
 
-    Their method contrasts whole images before training. Here, as the paper compares it, places of
-    feature maps are contrasted along with training. From MODEL.SMMCL come the features, the sizes,
-    weight and temperature of the cross-modal term, and MAX_VIEWS per image.
+    Their method contrasts whole images before training. As in the paper's comparison, places of
+    feature maps are contrasted in training here. MODEL.SMMCL sets the features, the sizes, weight
+    and temperature of the cross-modal term, and MAX_VIEWS per image.
     """
 
     @classmethod

@@ -11,9 +11,10 @@ import torch.multiprocessing
 from torch import Tensor
 
 from smmcl.config import build_config
-from smmcl.d2 import EventStorage, ShapeSpec
-from smmcl.modeling.contrastive.base import build_contrast
+from smmcl.d2 import CfgNode, EventStorage, ShapeSpec
+from smmcl.modeling.contrastive.base import CONTRAST_REGISTRY, ContrastiveBranch
 from smmcl.modeling.contrastive.branch import SMMCL
+from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.contrastive.diagnostics import similarities
 from smmcl.modeling.contrastive.loss import contrastive_losses, normalize
 from smmcl.modeling.contrastive.projector import Projector
@@ -148,17 +149,36 @@ def test_odd_image_sizes(size: tuple[int, int]) -> None:
     assert all(loss.isfinite() and loss > 0 for loss in losses.values())
 
 
+@pytest.mark.parametrize("name", ["SMMCL", "UnsupervisedContrast", "RegionContrast"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_whatever_the_autocast(dtype: torch.dtype) -> None:
-    branch = branch_of().eval().float()
+def test_branches_compute_in_float32_under_autocast(dtype: torch.dtype, name: str) -> None:
+    branch = branch_of("MODEL.CONTRAST.NAME", name).eval().float()
     features, labels, seeds = batch_of()
-    low = {name: feature.to(dtype) for name, feature in features.items()}
+    low = {name: feature.to(dtype).requires_grad_() for name, feature in features.items()}
     expected = branch({name: feature.float() for name, feature in low.items()}, labels, seeds)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    gradients = torch.autograd.grad(sum(expected.values()), list(branch.parameters()))
+    if name == "RegionContrast":
+        branch.num_stored.zero_()  # as if the first call had not been
+    with torch.autocast("cpu", dtype=dtype):
         losses = branch(low, labels, seeds)
-    for name, loss in losses.items():
+    for key, loss in losses.items():
         assert loss.dtype == torch.float32
-        assert loss.item() == expected[name].item()
+        assert loss.item() == expected[key].item() > 0
+    sum(losses.values()).backward()
+    for parameter, gradient in zip(branch.parameters(), gradients, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    assert low["res5_visible"].grad.dtype == dtype
+
+
+def test_a_branch_from_plain_arguments() -> None:
+    branch = SMMCL(
+        in_features=("v", "a"), channels=(3, 5), hidden_dim=4, embed_dim=2,
+        weights={"cross": 1.0}, loss={}, num_classes=2,
+        limits={"min_views": 1, "max_views": 9, "max_features": 99},
+    )  # fmt: skip
+    features = {"v": torch.randn(2, 3, 2, 2), "a": torch.randn(2, 5, 2, 2)}
+    labels = torch.arange(2).repeat(2, 4, 2)  # (2, 4, 4)
+    assert branch(features, labels, [0, 1])["loss_contrast_cross"].isfinite()
 
 
 def test_shared_positions() -> None:
@@ -174,8 +194,25 @@ def test_unusable_configs_are_refused() -> None:
         branch_of("MODEL.SMMCL.IN_FEATURES", ["res3_visible", "res5_auxiliary"])
     with pytest.raises(ValueError, match=re.escape("of strides [16, 32]")):
         branch_of("MODEL.SMMCL.IN_FEATURES", ["res4_visible", "res5_auxiliary"])
-    with pytest.raises(KeyError, match="Contrast"):
+    with pytest.raises(KeyError, match=r"'Contrast', but .* RegionContrast, SMMCL, Unsuperv"):
         branch_of("MODEL.CONTRAST.NAME", "Contrast")
+
+
+def test_a_branch_of_the_users_own_is_found_by_name() -> None:
+    @CONTRAST_REGISTRY.register()
+    class OwnContrast(ContrastiveBranch):
+        def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+            super().__init__()
+            self.in_features = {"visible": "res4_visible"}
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def losses(self, maps, labels, seeds):
+            return {"loss_contrast_own": self.scale * maps["visible"].mean() + labels.numel()}
+
+    features, labels, seeds = batch_of()
+    loss = branch_of("MODEL.CONTRAST.NAME", "OwnContrast")(features, labels, seeds)
+    expected = features["res4_visible"].mean() + 3 * 8 * 10
+    assert loss["loss_contrast_own"].item() == pytest.approx(expected.item())
 
 
 def test_the_log_says_what_was_contrasted() -> None:

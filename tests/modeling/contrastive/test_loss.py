@@ -1,5 +1,6 @@
 """The loss: hand-computed values, a slow loop, invariances, degenerate input, reference numbers."""
 
+import collections
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smmcl.modeling.contrastive import panels
+from smmcl.modeling.contrastive import blocks
 from smmcl.modeling.contrastive.loss import POSITIVES, TERMS, contrastive_losses, normalize
 
 
@@ -78,17 +79,15 @@ def test_collapsed_embeddings_cost_the_log_of_their_negatives() -> None:
         assert loss.item() == pytest.approx(math.log(1 + 80), rel=1e-6)
 
 
-@pytest.mark.parametrize("panel_rows", [1, 5, 24])
+@pytest.mark.parametrize("block_size", [1, 5, 12, 24, None])
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
 @pytest.mark.parametrize("positives", POSITIVES)
-def test_slow_loop(monkeypatch, positives: str, temperature: float, panel_rows: int) -> None:
-    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 24 * panel_rows)
-    monkeypatch.setattr(panels, "PANEL_ROWS", 10)
+def test_slow_loop(positives: str, temperature: float, block_size: int | None) -> None:
     visible, auxiliary, labels = random_problem()
     cells = (torch.arange(24) % 7, torch.arange(24) % 5)
     losses = contrastive_losses(
         visible, auxiliary, labels, positives=positives, cells=cells,
-        cross_temperature=temperature, intra_temperature=temperature,
+        cross_temperature=temperature, intra_temperature=temperature, block_size=block_size,
     )  # fmt: skip
     same_place = {(i, j) for i in range(24) for j in range(24) if i % 7 == j % 5}
     excluded = {"all": set(), "other_place": same_place, "other_index": diagonal(24)}[positives]
@@ -101,12 +100,13 @@ def test_slow_loop(monkeypatch, positives: str, temperature: float, panel_rows: 
         assert losses[term].item() == pytest.approx(expected.item(), rel=1e-9), term
 
 
-@pytest.mark.parametrize("panel_rows", [5, 24])
-def test_gradient_of_the_slow_loop(monkeypatch, panel_rows: int) -> None:
-    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 24 * panel_rows)
+@pytest.mark.parametrize("kept_bytes", [0, blocks.KEPT_BYTES])
+@pytest.mark.parametrize("block_size", [5, 12, 24])
+def test_gradient_of_the_slow_loop(monkeypatch, block_size: int, kept_bytes: int) -> None:
+    monkeypatch.setattr(blocks, "KEPT_BYTES", kept_bytes)
     visible, auxiliary, labels = random_problem()
     inputs = (visible.requires_grad_(), auxiliary.requires_grad_())
-    losses = contrastive_losses(*inputs, labels)
+    losses = contrastive_losses(*inputs, labels, block_size=block_size)
     total = 0.2 * losses["cross"] + 0.3 * losses["visible"] + 0.5 * losses["auxiliary"]
     slow = sum(
         weight * slow_loss(anchors, keys, labels, temperature=0.1, excluded=excluded)
@@ -251,6 +251,17 @@ def test_a_nan_is_not_swallowed() -> None:
     assert [loss.isnan().item() for loss in losses.values()] == [True, True, False]
 
 
+def test_blocks_hold_short_labels_together_and_cut_long_ones_evenly() -> None:
+    labels = torch.tensor([0] * 2 + [1] * 1 + [3] * 7 + [4] * 1)
+    assert [tuple(block) for block in blocks._blocks(labels, 9)] == [
+        (0, 3, 0, 3), (3, 10, 3, 10), (10, 11, 10, 11),
+    ]  # fmt: skip
+    assert [tuple(block) for block in blocks._blocks(labels, 4)] == [
+        (0, 2, 0, 2), (2, 3, 2, 3), (3, 6, 3, 10), (6, 10, 3, 10), (10, 11, 10, 11),
+    ]  # fmt: skip
+    assert not list(blocks._blocks(labels[:0], 4))
+
+
 class LargestTensor(TorchDispatchMode):
     """Remembers the number of entries of the largest tensor that an operation returns."""
 
@@ -264,29 +275,43 @@ class LargestTensor(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("classes", [1, 2, 40, 600])
-def test_nothing_grows_with_the_square_of_the_views(monkeypatch, classes: int) -> None:
-    monkeypatch.setattr(panels, "PANEL_BYTES", 8 * 1500)
+def test_no_tensor_grows_with_the_square_of_the_views(classes: int) -> None:
     visible, auxiliary, labels = random_problem(600, classes=classes, size=4)
     with LargestTensor() as largest:
-        losses = contrastive_losses(visible.requires_grad_(), auxiliary.requires_grad_(), labels)
+        losses = contrastive_losses(
+            visible.requires_grad_(), auxiliary.requires_grad_(), labels, block_size=4
+        )
         sum(losses.values()).backward()
-    # Two panels, or the embeddings of 600 x 4; all pairs would be 360,000.
-    assert largest.entries <= 2 * 1500
+    # A block of 4 x 600, or the embeddings of 600 x 4; all pairs would be 360,000.
+    assert largest.entries <= 4 * 600
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_does_not_apply(dtype: torch.dtype) -> None:
-    visible, auxiliary, labels = (part.to(dtype) if part.is_floating_point() else part
-                                  for part in random_problem())  # fmt: skip
-    visible.requires_grad_()
-    expected = contrastive_losses(visible.float(), auxiliary.float(), labels)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = contrastive_losses(visible, auxiliary, labels)
-    for term in TERMS:
-        assert losses[term].dtype == torch.float32
-        assert losses[term].item() == expected[term].item()
-    losses["cross"].backward()
-    assert visible.grad.dtype == dtype
+@pytest.mark.parametrize(("kept_bytes", "is_kept"), [(8 * 48**2 // 2, True), (0, False)])
+def test_a_symmetric_term_is_computed_once_if_it_fits(monkeypatch, kept_bytes, is_kept) -> None:
+    monkeypatch.setattr(blocks, "KEPT_BYTES", kept_bytes)
+    visible, auxiliary, labels = random_problem(48)
+    counts = collections.Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            counts[str(function)] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Count():
+        contrastive_losses(visible, auxiliary, labels, terms=["visible"], block_size=6)
+    num_blocks = len(list(blocks._blocks(labels.sort().values, 6)))
+    assert counts["aten.exp_.default"] == num_blocks * (1 if is_kept else 2)
+
+
+def test_low_precision_is_refused() -> None:
+    visible, auxiliary, labels = random_problem()
+    with pytest.raises(ValueError, match=r"bfloat16, autocast is off, but the loss needs float32"):
+        contrastive_losses(visible.bfloat16(), auxiliary.bfloat16(), labels)
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        pytest.raises(ValueError, match=r"autocast is on, but the loss needs float32"),
+    ):
+        contrastive_losses(visible.float(), auxiliary.float(), labels)
 
 
 def test_unknown_names_and_too_low_temperatures_are_refused() -> None:
@@ -297,7 +322,7 @@ def test_unknown_names_and_too_low_temperatures_are_refused() -> None:
         contrastive_losses(visible, auxiliary, labels, terms=["intra"])
     with pytest.raises(ValueError, match="needs the cells"):
         contrastive_losses(visible, auxiliary, labels, positives="other_place")
-    with pytest.raises(ValueError, match=r"set it to 0\.003 or more"):
+    with pytest.raises(ValueError, match=r"must be 0\.003 or more"):
         contrastive_losses(visible, auxiliary, labels, cross_temperature=0.0)
 
 

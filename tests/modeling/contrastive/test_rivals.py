@@ -7,7 +7,7 @@ import torch
 
 from smmcl.config import build_config
 from smmcl.d2 import ShapeSpec
-from smmcl.modeling.contrastive.base import build_contrast
+from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.contrastive.region import RegionContrast
 
 SHAPES = {f"res5_{stream}": ShapeSpec(channels=6, stride=32) for stream in ("visible", "auxiliary")}
