@@ -17,6 +17,7 @@ from smmcl.engine.launch import start
 from smmcl.engine.trainer import Trainer, changed, load_weights, setup
 from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
+from smmcl.inference.named_model import add_checkpoint, put_checkpoint
 
 
 def spoiling(condition: Condition) -> type[Trainer]:
@@ -60,11 +61,12 @@ def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = default_argument_parser()
+    add_checkpoint(parser)
     parser.set_defaults(eval_only=True)
     parser.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
     parser.add_argument("--condition-seed", type=int, default=0,
                         help="of the noise, and of which pairs lose an image")  # fmt: skip
-    start(evaluate, parser.parse_args())
+    start(evaluate, put_checkpoint(parser.parse_args()))
 
 
 if __name__ == "__main__":

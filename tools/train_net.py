@@ -8,6 +8,7 @@ from smmcl.d2 import comm, default_argument_parser, verify_results
 from smmcl.engine.launch import start
 from smmcl.engine.run_folder import remove_checkpoints
 from smmcl.engine.trainer import Trainer, evaluate, setup
+from smmcl.inference.named_model import add_checkpoint, put_checkpoint
 
 
 def main(args: argparse.Namespace) -> dict | None:
@@ -26,10 +27,11 @@ def main(args: argparse.Namespace) -> dict | None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = default_argument_parser()
+    add_checkpoint(parser)
     parser.add_argument("--overwrite", action="store_true",
                         help="first remove the run that OUTPUT_DIR holds")  # fmt: skip
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    run(lambda: start(main, parse_arguments()))
+    run(lambda: start(main, put_checkpoint(parse_arguments())))

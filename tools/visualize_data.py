@@ -12,25 +12,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.config import build_config
 from smmcl.d2 import CfgNode, setup_logger
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.reader import label_facts, read_label
 from smmcl.engine.trainer import Trainer
 from smmcl.files.atomic import atomic
+from smmcl.inference.named_model import add_model_arguments, named_config
 from smmcl.visualization.panels import draw_pair, pictures
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True)
+    add_model_arguments(parser)
     parser.add_argument("--split", choices=("train", "test"), default="train",
                         help="train: augmented; test: as stored")  # fmt: skip
     parser.add_argument("--dataset", metavar="NAME", help="instead of the config's")
     parser.add_argument("--limit", type=int, default=8, help="number of pairs to draw")
     parser.add_argument("--output", type=Path, default=Path("output/data"))
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
-                        help="config overrides, such as INPUT.FLIP 1.0")  # fmt: skip
     return parser.parse_args()
 
 
@@ -73,7 +71,7 @@ def main() -> None:
     setup_logger(name="smmcl")
     key = f"DATASETS.{args.split.upper()}"
     named = [key, (args.dataset,)] if args.dataset else []
-    cfg = build_config(args.config_file, ["DATALOADER.NUM_WORKERS", 0, *named, *args.opts])
+    cfg = named_config(args, "DATALOADER.NUM_WORKERS", 0, *named)
     metadata = agreed_metadata(cfg.DATASETS.TRAIN if args.split == "train" else cfg.DATASETS.TEST)
     limited = itertools.islice(samples(cfg, split=args.split), args.limit)
     count = 0

@@ -60,7 +60,8 @@ logger = logging.getLogger(__name__)
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Config, datasets, folders, loggers and seeds of a run, from its command line."""
-    cfg = build_config(args.config_file, args.opts)
+    text = getattr(args, "config_text", None)
+    cfg = build_config(args.config_file, args.opts, text=text)
     folder = claim(cfg, args)
     if pathlib.Path(folder).name == BESIDE and not cfg.MODEL.WEIGHTS:
         cfg = changed(cfg, "MODEL.WEIGHTS", comm.all_gather(find_weights(cfg))[0])

@@ -1,4 +1,4 @@
-"""Predictions as files: label images in the dataset's own ids, in colour, and as RLE."""
+"""Predictions as files: label images in the dataset's own ids, in color, and as RLE."""
 
 import json
 from collections import defaultdict
@@ -31,16 +31,16 @@ class PredictionWriter:
         self.folder = Path(folder)
         self.label_offset = label_offset
         self.colors = np.asarray(colors, dtype=np.uint8)  # (K, 3)
+        self.facts = {"label_offset": label_offset, "colors": self.colors}
         self._entries: list[dict] = []
 
     def write(self, prediction: np.ndarray, image_id: str) -> None:
         """Writes one prediction, (H, W) class indices."""
-        stored = prediction.astype(np.int64) + self.label_offset  # (H, W)
-        stored = stored.astype(np.uint8 if stored.max() < 256 else np.uint16)
-        name = relative_path(str(image_id), source="image_id")
-        for kind, image in (("labels", stored), ("colors", self.colors[prediction])):
-            with atomic(self.folder / kind / f"{name}.png") as path:
-                Image.fromarray(image).save(path)
+        name = f"{relative_path(str(image_id), source='image_id')}.png"
+        ids = stored_ids(prediction, label_offset=self.label_offset)  # (H, W)
+        save_ids(ids, self.folder / "labels" / name, **self.facts)
+        with atomic(self.folder / "colors" / name) as path:
+            Image.fromarray(self.colors[prediction]).save(path)
         for index in np.unique(prediction).tolist():
             encoded = mask.encode(np.asfortranarray(prediction == index).view(np.uint8))
             encoded["counts"] = encoded["counts"].decode("ascii")
@@ -55,6 +55,26 @@ class PredictionWriter:
         if comm.is_main_process() and entries:
             write_text(self.folder / "predictions.json", json.dumps(entries))
         self._entries = []
+
+
+def stored_ids(labels: np.ndarray, *, label_offset: int) -> np.ndarray:
+    """Class indices (H, W) as a dataset's own files store them: uint8, or uint16 if they must."""
+    ids = labels.astype(np.int64) + label_offset
+    return ids.astype(np.uint8 if ids.max() < 256 else np.uint16)
+
+
+def save_ids(
+    ids: np.ndarray, path: str | Path, *, label_offset: int, colors: Sequence[Sequence[int]]
+) -> None:
+    """Writes ids (H, W) as a PNG; those of 8 bits get a palette, so that viewers show colors."""
+    picture = Image.fromarray(ids)
+    if ids.dtype == np.uint8:
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        colors = np.asarray(colors, dtype=np.uint8)[: 256 - label_offset]
+        palette[label_offset : label_offset + len(colors)] = colors
+        picture.putpalette(palette.tobytes())
+    with atomic(path) as partial:
+        picture.save(partial)
 
 
 def open_predictions(

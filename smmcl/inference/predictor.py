@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smmcl.config import build_config
 from smmcl.d2 import CfgNode, build_model
 from smmcl.data.datasets.build import agreed_metadata, register_facts
 from smmcl.data.decoding import decode
@@ -22,11 +21,13 @@ from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
 from smmcl.data.reader import check_same_size, convert_auxiliary, convert_visible
 from smmcl.engine.checkpoint import read_facts
 from smmcl.engine.trainer import changed, check_datasets, find_weights, load_weights, with_device
+from smmcl.evaluation.predictions import save_ids, stored_ids
+from smmcl.files.atomic import atomic
 from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.inference.fold import fold
+from smmcl.inference.named_model import checkpoint_config
 from smmcl.inference.sliding_window import wrap_for_test
 from smmcl.visualization.panels import draw_pair, pictures
-from smmcl.weights.files import read_file
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -34,12 +35,28 @@ ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 class Prediction(NamedTuple):
     """What the model says about one pair.
 
-    labels: (H, W) uint8, the most probable class of each pixel.
+    labels: (H, W) uint8, the most probable class of each pixel as its index in training.
     probabilities: (K, H, W) float32, which sum to 1 over the classes.
+    metadata: of the dataset, with its `stuff_classes`, `stuff_colors` and `label_offset`.
     """
 
     labels: np.ndarray
     probabilities: np.ndarray
+    metadata: Any
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(H, W) uint8 or uint16: the labels as the dataset's own files store them."""
+        return stored_ids(self.labels, label_offset=self.metadata.label_offset)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the ids as a PNG with a palette; the probabilities if the path ends in .npz."""
+        if Path(path).suffix == ".npz":
+            with atomic(path) as partial:
+                np.savez_compressed(partial, probabilities=self.probabilities.astype("float16"))
+        else:
+            facts = self.metadata
+            save_ids(self.ids, path, label_offset=facts.label_offset, colors=facts.stuff_colors)
 
 
 class Predictor:
@@ -90,18 +107,7 @@ class Predictor:
                 checkpoint holds, else the config.yaml beside it.
             overrides: alternating config keys and values, such as ("MODEL.DEVICE", "cuda:1").
         """
-        overrides = [*overrides, "MODEL.WEIGHTS", str(path)]
-        if config_file is None and (text := read_facts(path).get("config")):
-            return cls(build_config(f"the config in {path}", overrides, text=text))
-        beside = Path(path).with_name("config.yaml")
-        if config_file is None and not beside.is_file():
-            if Path(path).exists():
-                read_file(str(path))  # what is no checkpoint at all is refused by its kind
-            raise FileNotFoundError(
-                f"checkpoint {path} does not exist or holds no config, and there is no {beside}. "
-                "Correct the path, or name its config as config_file."
-            )
-        return cls(build_config(str(config_file or beside), overrides))
+        return cls(checkpoint_config(path, config_file, overrides=overrides))
 
     @overload
     def __call__(self, visible: ImageLike, auxiliary: ImageLike | None = None) -> Prediction: ...
@@ -189,7 +195,7 @@ class Predictor:
             outputs = wrap_for_test(self.cfg, self.model)(list(inputs))  # as in evaluation
             scores = [output["sem_seg"].float().softmax(dim=0) for output in outputs]  # (K, H, W)
         return [
-            Prediction(part.max(dim=0).indices.byte().cpu().numpy(), part.cpu().numpy())
+            Prediction(part.argmax(dim=0).byte().cpu().numpy(), part.cpu().numpy(), self.metadata)
             for part in scores
         ]
 
