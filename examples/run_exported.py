@@ -8,20 +8,36 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-path, visible, auxiliary = sys.argv[1:4]
-facts = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
-channels = facts["inputs"]["auxiliary"][1]
 
-visible = np.asarray(Image.open(visible).convert("RGB"), dtype=np.float32)  # (H, W, 3)
-visible = visible if facts["visible_channels"] == "RGB" else visible[:, :, ::-1]
-auxiliary = np.asarray(Image.open(auxiliary), dtype=np.float32)  # (H, W), stored values
-low, high = facts["auxiliary"]["low"], facts["auxiliary"]["high"]
-auxiliary = np.clip((auxiliary - low) / (high - low), 0, 1) * 255  # 0..255
-auxiliary = np.repeat(auxiliary[None], channels, axis=0)  # (A, H, W)
+def scale(stored: np.ndarray, contract: dict, channels: int) -> np.ndarray:
+    """Stored values (H, W) or (H, W, channels) on the scale 0..255: (channels, H, W)."""
+    low, high = contract["low"], contract["high"]
+    scaled = np.clip((stored.astype(np.float32) - low) / (high - low), 0, 1) * 255
+    scaled = np.where(stored == contract["invalid"], np.float32(0), scaled)
+    planes = scaled.transpose(2, 0, 1) if scaled.ndim == 3 else scaled[None]
+    return np.broadcast_to(planes, (channels, *planes.shape[1:]))
 
-session = onnxruntime.InferenceSession(path)
-inputs = {"visible": visible.transpose(2, 0, 1)[None], "auxiliary": auxiliary[None]}
-labels = session.run(["labels"], inputs)[0][0]  # (H, W)
-picture = Image.fromarray(np.array(facts["colours"], dtype=np.uint8)[labels])
-picture.save("labels.png")
-print({facts["classes"][i]: float((labels == i).mean().round(3)) for i in np.unique(labels)})
+
+def main(path: str, visible: str, auxiliary: str) -> None:
+    beside = pathlib.Path(f"{path}.json")  # of files of version 0.1.0: model.json
+    beside = beside if beside.exists() else pathlib.Path(path).with_suffix(".json")
+    facts = json.loads(beside.read_text())
+    image = np.asarray(Image.open(visible).convert("RGB"), dtype=np.float32)  # (H, W, 3)
+    image = image if facts["visible_channels"] == "RGB" else image[:, :, ::-1]
+    if facts["auxiliary"].get("camera"):
+        raise SystemExit("error: the model takes HHA made of depth; give the HHA image itself")
+    other = np.asarray(Image.open(auxiliary))  # stored values
+    other = scale(other, facts["auxiliary"], facts["inputs"]["auxiliary"][1])  # (A, H, W)
+
+    session = onnxruntime.InferenceSession(path)
+    inputs = {"visible": image.transpose(2, 0, 1)[None], "auxiliary": other[None]}
+    labels = session.run(["labels"], inputs)[0][0]  # (H, W)
+    ids = labels + facts.get("label_offset", 0)
+    Image.fromarray(ids.astype(np.uint8 if ids.max() < 256 else np.uint16)).save("ids.png")
+    colors = np.array(facts.get("colors") or facts["colours"], dtype=np.uint8)
+    Image.fromarray(colors[labels]).save("colors.png")
+    print({facts["classes"][i]: round(float((labels == i).mean()), 3) for i in np.unique(labels)})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])

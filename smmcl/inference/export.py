@@ -1,24 +1,36 @@
-"""The model between tensors, without config, dicts or contrastive branch: what is exported.
+"""The model between tensors, without config, dicts or contrastive branch, and files of it.
 
 Shape shorthand in this module:
     N: pairs in the batch     A: channels of the auxiliary image     K: classes
     H, W: size of the pairs
 """
 
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from smmcl.files.atomic import atomic, write_text
+from smmcl.inference.predictor import Predictor
 from smmcl.modeling.layers.resize import resize
 from smmcl.modeling.segmentor import MultiModalSegmentor
 
 MIN_SIDE = 64  # pixels: from there on the last stage has 2 cells, and no operation degenerates
 INPUT_NAMES = ("visible", "auxiliary")
+MIN_SHARE = 0.9999  # of equal labels
+
+Outputs = tuple[Tensor, ...]
 
 
 class TensorSegmentor(nn.Module):
-    """Maps normalised pairs to logits: visible (N, 3, H, W), auxiliary (N, A, H, W) to
+    """Maps normalized pairs to logits: visible (N, 3, H, W), auxiliary (N, A, H, W) to
     (N, K, H, W)."""
 
     output_names = ("logits",)
@@ -41,19 +53,20 @@ class TensorSegmentor(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """Lets a network take pixels: values 0..255, as float32."""
+    """Lets a network that gives logits take pixels: values 0..255, as float32."""
+
+    output_names = ("logits",)
 
     def __init__(self, network: nn.Module, *, model: MultiModalSegmentor) -> None:
         super().__init__()
         self.network = network
-        self.output_names = network.output_names
         for name in ("pixel_mean", "pixel_std", "auxiliary_mean", "auxiliary_std"):
             self.register_buffer(name, getattr(model, name).clone())  # (3 or A, 1, 1)
 
-    def forward(self, visible: Tensor, auxiliary: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        return self.network(*self.normalise(visible, auxiliary))
+    def forward(self, visible: Tensor, auxiliary: Tensor) -> Tensor:
+        return self.network(*self.normalize(visible, auxiliary))
 
-    def normalise(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor]:
         """What the network takes; shapes stay."""
         visible = (visible - self.pixel_mean) / self.pixel_std
         return visible, (auxiliary - self.auxiliary_mean) / self.auxiliary_std
@@ -69,9 +82,13 @@ class ToLabels(nn.Module):
         self.network = network
 
     def forward(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(visible, auxiliary)  # (N, K, H, W)
-        probability, labels = logits.softmax(dim=1).max(dim=1)  # (N, H, W)
-        return labels, probability
+        return to_labels(self.network(visible, auxiliary))
+
+
+def to_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K, H, W) to labels and their probability, both (N, H, W)."""
+    probability, labels = logits.softmax(dim=1).max(dim=1)
+    return labels, probability
 
 
 def export_program(
@@ -98,6 +115,89 @@ def export_program(
     )
 
 
+def write_program(
+    network: nn.Module, path: Path, *, auxiliary_channels: int, facts: Mapping[str, Any]
+) -> None:
+    """Writes a network as .pt2 or .onnx, and its facts into PATH.json and the file's metadata."""
+    program = export_program(network, auxiliary_channels=auxiliary_channels)
+    if path.suffix == ".pt2":
+        with atomic(path) as partial, partial.open("wb") as file:
+            torch.export.save(program, file)
+    else:
+        names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
+        onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        onnx.model.metadata_props.update({key: json.dumps(facts[key]) for key in facts})
+        with atomic(path) as partial:
+            onnx.save(partial, external_data=False)
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1))
+
+
+def read_program(path: Path) -> Callable[[Tensor, Tensor], Outputs] | None:
+    """The file as a function; None for ONNX without ONNX Runtime."""
+    if path.suffix == ".pt2":
+        module = torch.export.load(path).module()
+        return lambda *pair: as_tuple(module(*pair))
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def call(*pair: Tensor) -> Outputs:
+        feed = {name: part.numpy() for name, part in zip(INPUT_NAMES, pair, strict=True)}
+        return tuple(torch.from_numpy(part) for part in session.run(None, feed))
+
+    return call
+
+
+def facts_of(predictor: Predictor, *, is_normalized: bool, gives_labels: bool) -> dict[str, Any]:
+    """What a user of the file must know."""
+    cfg, metadata = predictor.cfg, predictor.metadata
+    return {
+        "inputs": {"visible": ["N", 3, "H", "W"],
+                   "auxiliary": ["N", predictor.mapper.auxiliary_channels, "H", "W"]},
+        "values": "normalized" if is_normalized else "0..255 as float32",
+        "outputs": "labels, probability" if gives_labels else "logits",
+        "least_side": MIN_SIDE,
+        "visible_channels": cfg.INPUT.FORMAT,
+        "visible_mean_std": [cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD],
+        "auxiliary_mean_std": [cfg.MODEL.AUXILIARY.PIXEL_MEAN, cfg.MODEL.AUXILIARY.PIXEL_STD],
+        "auxiliary": dataclasses.asdict(predictor.mapper.contract),
+        "classes": metadata.stuff_classes,
+        "colors": metadata.stuff_colors,
+        "label_offset": metadata.label_offset,
+    }  # fmt: skip
+
+
+def check_program(
+    call: Callable[..., Outputs], network: nn.Module, pair: Outputs, *, gives_labels: bool
+) -> tuple[float, float, bool]:
+    """Compares a file with the network that gives its logits, on one pair.
+
+    Returns:
+        largest difference of logits or probabilities, share of equal labels, and whether the file
+        agrees: differs by no more than rounding.
+    """
+    with torch.inference_mode():
+        logits = network(*pair)
+    wanted = to_labels(logits) if gives_labels else (logits,)
+    compared = [compare(a, b) for a, b in zip(wanted, call(*pair), strict=True)]
+    difference, share = compared[-1][0], compared[0][1]
+    return difference, share, difference <= rounding(network, logits) and share >= MIN_SHARE
+
+
+def rounding(network: nn.Module, logits: Tensor) -> float:
+    """How far two computations of the logits in float32 come apart, by rounding alone.
+
+    Each term of a layer's sums adds an error of eps at most, relative to the result. Independent
+    errors add up as a random walk, whose largest value among a million is at five deviations. A
+    softmax does not enlarge a difference, so the bound serves probabilities as well.
+    """
+    num_terms = sum(weight[0].numel() for weight in network.parameters() if weight.ndim > 1)
+    size = logits.abs().max().item()
+    return 5 * torch.finfo(logits.dtype).eps * math.sqrt(num_terms) * size
+
+
 def compare(wanted: Tensor, got: Tensor) -> tuple[float, float]:
     """Largest difference and share of equal labels of logits (N, K, H, W) or labels (N, H, W)."""
     assert wanted.shape == got.shape, f"{tuple(got.shape)} is not {tuple(wanted.shape)}"
@@ -105,3 +205,7 @@ def compare(wanted: Tensor, got: Tensor) -> tuple[float, float]:
     if wanted.ndim == 4:
         wanted, got = wanted.argmax(dim=1), got.argmax(dim=1)  # (N, H, W)
     return difference, (wanted == got).double().mean().item()
+
+
+def as_tuple(outputs: Tensor | Outputs) -> Outputs:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

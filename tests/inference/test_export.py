@@ -8,7 +8,16 @@ import torch
 
 from smmcl.config import build_config
 from smmcl.engine.trainer import Trainer
-from smmcl.inference.export import FromPixels, TensorSegmentor, ToLabels, compare, export_program
+from smmcl.inference.export import (
+    FromPixels,
+    TensorSegmentor,
+    ToLabels,
+    check_program,
+    compare,
+    export_program,
+    rounding,
+    to_labels,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -50,6 +59,32 @@ def test_compare_by_hand() -> None:
     assert compare(torch.tensor([[[3, 4]]]), torch.tensor([[[3, 6]]])) == (2.0, 0.5)
     with pytest.raises(AssertionError):  # never by broadcasting
         compare(wanted, wanted.expand(2, -1, -1, -1))
+
+
+def test_what_rounding_explains_is_no_difference() -> None:
+    """A right file of two EfficientNet-Lite0 differed by 1.2e-3, of logits up to 76."""
+    lite = Trainer.build_model(
+        build_config("nyudv2_lite0.yaml", [
+            "MODEL.DEVICE", "cpu", "MODEL.PAIR.VISIBLE.WEIGHTS", "",
+            "MODEL.PAIR.AUXILIARY.WEIGHTS", "",
+        ])
+    )  # fmt: skip
+    bound = rounding(TensorSegmentor(lite), torch.full((1, 2, 1, 1), -76.0))
+    assert 1.2e-3 < bound < 0.01
+    conv = torch.nn.Conv2d(3, 2, 1)  # three terms
+    torch.nn.init.constant_(conv.weight, 4.0)
+    pair = (torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+    unit = 5 * 2.0**-23 * 3**0.5 * conv(pair[0]).abs().max().item()
+
+    def network(visible: torch.Tensor, auxiliary: torch.Tensor) -> torch.Tensor:
+        return conv(visible)
+
+    network.parameters = conv.parameters
+    for factor, agrees in ((0.5, True), (2.0, False)):
+        call = lambda *pair, shift=factor * unit: (conv(pair[0]) + shift,)  # noqa: E731
+        assert check_program(call, network, pair, gives_labels=False)[2] == agrees
+    swapped = lambda *pair: (to_labels(-conv(pair[0]))[0], to_labels(conv(pair[0]))[1])  # noqa: E731
+    assert not check_program(swapped, network, pair, gives_labels=True)[2]
 
 
 def test_the_program_runs_at_any_size_and_number(model) -> None:

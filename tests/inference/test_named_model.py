@@ -32,11 +32,11 @@ def parse(*arguments: str) -> argparse.Namespace:
 @pytest.mark.parametrize("before", [[], ["--opts"]])
 def test_a_checkpoint_needs_no_config(checkpoint, before) -> None:
     cfg = named_config(parse("--checkpoint", checkpoint, *before, "MODEL.DEVICE", "cpu"), "SEED", 8)
-    assert (cfg.SEED, cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS) == (8, "cpu", checkpoint)
+    assert (8, "cpu", checkpoint) == (cfg.SEED, cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS)
     assert named_config(parse("--checkpoint", checkpoint)).SEED == 7
     both = parse("--checkpoint", checkpoint, "--config-file", "synthetic_indoor.yaml")
     assert named_config(both).SEED == build_config("synthetic_indoor.yaml").SEED != 7
-    assert named_config(both).MODEL.WEIGHTS == checkpoint
+    assert checkpoint == named_config(both).MODEL.WEIGHTS
     alone = parse("--config-file", "synthetic_night.yaml", *before, "MODEL.WEIGHTS", "a.pth")
     assert named_config(alone).MODEL.WEIGHTS == "a.pth"
 
@@ -55,4 +55,4 @@ def test_training_tools_take_the_same_name(checkpoint, tmp_path) -> None:
     add_checkpoint(parser)
     parser.set_defaults(eval_only=True, opts=["OUTPUT_DIR", str(tmp_path)])
     cfg = setup(put_checkpoint(parser.parse_args(["--checkpoint", checkpoint])))
-    assert (cfg.SEED, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR) == (7, checkpoint, str(tmp_path))
+    assert (7, checkpoint, str(tmp_path)) == (cfg.SEED, cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR)

@@ -257,4 +257,6 @@ def test_a_prediction_is_saved_in_the_ids_of_its_dataset(predictor, images, tmp_
     )
     wide = prediction._replace(metadata=argparse.Namespace(label_offset=300, stuff_colors=[]))
     wide.save(tmp_path / "wide.png")  # too large for a palette
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "wide.png")), wide.labels.astype(int) + 300)
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "wide.png")), wide.labels.astype(int) + 300
+    )
