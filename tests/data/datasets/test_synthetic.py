@@ -1,5 +1,6 @@
 """Generated pairs: what they are a function of, their files, that one pixel gives little away."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,8 @@ def test_types_and_ranges_at_any_size(kind, size):
     assert pair["auxiliary"].shape == pair["label"].shape == size
     assert pair["visible"].dtype == pair["label"].dtype == np.uint8
     assert pair["auxiliary"].dtype == AUXILIARY_TYPES[kind]
-    contract = synthetic.KINDS[kind].AUXILIARY
-    assert pair["auxiliary"].max() <= contract["high"]
+    format = synthetic.KINDS[kind].AUXILIARY
+    assert pair["auxiliary"].max() <= format["high"]
     assert pair["auxiliary"].std() > 0.05 * pair["auxiliary"].mean()
     assert pair["label"].max() < len(synthetic.KINDS[kind].CLASSES)
 
@@ -76,7 +77,7 @@ def test_no_ray_slips_between_floor_and_wall():
 def test_another_size_shows_the_same_scene(kind):
     small = synthetic.render_pair(kind, "train", 1, size=(64, 80))["label"]
     large = synthetic.render_pair(kind, "train", 1, size=(192, 240))["label"]
-    # With an odd factor, pixel centres of the small image are pixel centres of the large one.
+    # With an odd factor, pixel centers of the small image are pixel centers of the large one.
     assert (large[1::3, 1::3] == small).mean() > 0.98
 
 
@@ -245,6 +246,15 @@ def test_wrong_names_are_refused(name, answer):
     with pytest.raises(ValueError, match=answer):
         synthetic.register_synthetic(name)
     assert name not in DatasetCatalog.list()
+
+
+def test_other_code_fills_another_folder(tmp_path, monkeypatch):
+    # The pattern once matched no file, so the pairs of an older generator were taken for new ones.
+    folder = shutil.copytree(Path(synthetic.__file__).parent, tmp_path / "code")
+    monkeypatch.setattr(synthetic, "__file__", str(folder / "build.py"))
+    before = synthetic._generator_version()
+    (folder / "night.py").write_text((folder / "night.py").read_text() + "\n")
+    assert synthetic._generator_version() != before
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.synthetic import indoor as synthetic_indoor
 from smmcl.data.datasets.synthetic import night as synthetic_night
-from smmcl.data.files import write_new_image
+from smmcl.files.atomic import write_new_image
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ PARTS = {"file_name": "visible", "auxiliary_file_name": "auxiliary", "sem_seg_fi
 SPLITS = {"train": 400, "val": 100}  # pairs in each
 SIZE = (128, 160)  # H, W where the dataset's name says no other
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
-# Each of these modules has CLASSES, COLORS, AUXILIARY (the contract of its images) and render().
+# Each of these modules has CLASSES, COLORS, AUXILIARY (the format of its images) and render().
 KINDS = {"indoor": synthetic_indoor, "night": synthetic_night}
 
 
@@ -33,7 +33,7 @@ def render_pair(
     """Draws one pair, without files; the lamps are on in every other one.
 
     Returns:
-        `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint16 millimetres (indoor) or uint8
+        `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint16 millimeters (indoor) or uint8
         (night), `label` (H, W) uint8.
     """
     rng = np.random.default_rng((seed, list(SPLITS).index(split), index))
@@ -84,7 +84,7 @@ def load_synthetic(
 
 def _generator_version() -> str:
     """Returns a digest of the code that draws: when it changes, another folder is filled."""
-    sources = sorted(Path(__file__).parent.glob("synthetic*.py"))
+    sources = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:8]
 
 
