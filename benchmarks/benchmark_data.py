@@ -15,7 +15,6 @@ import torch
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, DatasetCatalog
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.data.reader import read_label, read_pair
 
 Records = Sequence[dict[str, Any]]
 
@@ -39,7 +38,7 @@ def data(arguments: argparse.Namespace) -> None:
 
     Every step includes those above it, and all take the same files in turn: medians over rounds,
     after one that brings the files into memory. `ready` is what the model does itself, on its
-    device: normalise and stack. `beside` is what --beside names; whether its batches are ready is
+    device: normalize and stack. `beside` is what --beside names; whether its batches are ready is
     for its author to say.
     """
     torch.set_num_threads(1)
@@ -72,9 +71,8 @@ def make_steps(cfg: CfgNode) -> dict[str, Callable[[Records], Any]]:
 
     def read(records: Records) -> None:
         for record in records:
-            paths = record["file_name"], record["auxiliary_file_name"]
-            read_pair(*paths, fmt=mapper.image_format, contract=mapper.contract)
-            read_label(record["sem_seg_file_name"], **mapper.labels)
+            mapper.reader.images(record)
+            mapper.reader.label(record)
 
     def collate(records: Records) -> list[dict[str, Any]]:
         return [mapper({**record, "position": i}) for i, record in enumerate(records)]

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.data.files import write_new_text
+from smmcl.files.atomic import write_new_text
 
 NUM_TRAIN, NUM_PAIRS = 1418, 1897
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.data.files import write_new_image, write_new_text
+from smmcl.files.atomic import write_new_image, write_new_text
 
 
 def convert(
@@ -29,8 +29,8 @@ def convert(
 
     Args:
         images: (N, 3, W, H) uint8, as MATLAB's order of axes is read from HDF5.
-        depths: (N, W, H) metres.
-        labels: (N, W, H), 0 unlabelled, 1..894.
+        depths: (N, W, H) meters.
+        labels: (N, W, H), 0 unlabeled, 1..894.
         class_of_label: (894,) class 1..40 of each label, 0 for none.
         output: folder of the tree.
     """
@@ -39,9 +39,9 @@ def convert(
         paths = [output / part / f"{index}.png" for part in ("RGB", "Depth", "Label")]
         if all(path.exists() for path in paths):
             continue
-        millimetres = np.rint(1000 * np.asarray(depths[index]).T)  # (H, W)
+        millimeters = np.rint(1000 * np.asarray(depths[index]).T)  # (H, W)
         write_new_image(paths[0], np.asarray(images[index]).transpose(2, 1, 0).copy())  # (H, W, 3)
-        write_new_image(paths[1], np.clip(millimetres, 0, 65535).astype(np.uint16))
+        write_new_image(paths[1], np.clip(millimeters, 0, 65535).astype(np.uint16))
         write_new_image(paths[2], table[np.asarray(labels[index]).T])
 
 

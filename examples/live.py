@@ -1,7 +1,7 @@
 """Labels of a live pair of cameras or videos: live.py CONFIG WEIGHTS VISIBLE AUXILIARY [OUTPUT].
 
 VISIBLE and AUXILIARY are paths of videos or numbers of cameras; OUTPUT is a video of the labels'
-colours. The config names the data set, by which the auxiliary frames are read.
+colors. The config names the data set, by which the auxiliary frames are read.
 """
 
 import sys
@@ -53,7 +53,7 @@ def main(config: str, weights: str, visible: str, auxiliary: str, output: str = 
     is_fast = device != "cpu" or flags.get("amx_bf16") or flags.get("avx512_bf16")
     dtype = torch.bfloat16 if is_fast else torch.float32
     predictor.model = fold(predictor.model, dtype=dtype)
-    colours = np.array(predictor.metadata.stuff_colors, dtype=np.uint8)[:, ::-1]  # (K, 3) in BGR
+    colors = np.array(predictor.metadata.stuff_colors, dtype=np.uint8)[:, ::-1]  # (K, 3) in BGR
     codec = cv2.VideoWriter_fourcc(*"MJPG")
     writer = cv2.VideoWriter(output, codec, 10, SIZE) if output else None
 
@@ -67,7 +67,7 @@ def main(config: str, weights: str, visible: str, auxiliary: str, output: str = 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for labels in in_turn(pool, label, frames(visible, auxiliary)):
             if writer is not None:
-                writer.write(colours[labels.numpy()])
+                writer.write(colors[labels.numpy()])
             count += 1
             print(f"\r{count / (time.perf_counter() - start):.1f} pairs/s", end="", flush=True)
     if writer is not None:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from smmcl.cli import run
 from smmcl.d2 import setup_logger
-from smmcl.data.check import SplitReport, check_between, check_split
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
+from smmcl.data.datasets.check import SplitReport, check_between, check_split
 from smmcl.data.datasets.description import read_description
 from smmcl.files.atomic import atomic
 from smmcl.visualization.sheet import contact_sheet
@@ -61,7 +61,7 @@ def describe(report: SplitReport) -> str:
         "sizes": ", ".join(f"{h}x{w}: {n}" for (h, w), n in report.sizes.most_common(8)),
         "tags": ", ".join(f"{tag} {count}" for tag, count in report.tags.items()) or "none",
         "visible": f"mean {mean}, std {std} (RGB, 0..255)",
-        "auxiliary": f"mean {auxiliary_mean}, std {auxiliary_std} (after its contract, 0..255)",
+        "auxiliary": f"mean {auxiliary_mean}, std {auxiliary_std} (on the scale 0..255)",
     }
     pixels = max(1, report.class_pixels.sum() + report.ignored_pixels)
     rows = [

@@ -19,10 +19,9 @@ from smmcl.cli import run, user_message
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.listing import find_images, match_pairs, unique_names
-from smmcl.data.reader import read_label
-from smmcl.data.video import VideoWriter, is_video, read_frame_pairs
 from smmcl.files.atomic import atomic
+from smmcl.files.pairing import find_images, match_pairs, unique_names
+from smmcl.files.video import VideoWriter, is_video, read_frame_pairs
 from smmcl.inference.predictor import Predictor
 from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
 
@@ -93,7 +92,7 @@ def demonstrate(
     labels = np.where(certainty < args.confidence, UNPAINTED, labels)
     maps, heading = {"prediction": labels}, record["name"]
     if "sem_seg_file_name" in record:
-        maps["truth"] = truth = read_label(record["sem_seg_file_name"], **predictor.mapper.labels)
+        maps["truth"] = truth = predictor.mapper.reader.label(record)
         is_right = (labels == truth)[truth != UNPAINTED]
         heading += f"    {100 * is_right.mean():.1f}% of pixels right" if is_right.size else ""
     entry = {

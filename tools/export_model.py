@@ -48,7 +48,7 @@ def pairs_to_compare(
 ) -> Iterator[tuple[str, Outputs]]:
     """Random pairs of two sizes, then pairs of the test set; (N, channels, H, W) float32."""
     generator = torch.Generator().manual_seed(0)
-    counts = (3, predictor.mapper.auxiliary_channels)
+    counts = (3, predictor.mapper.reader.channels)
     for num, *size in ((1, MIN_SIDE, MIN_SIDE), (3, 97, 131)):
         pair = (255 * torch.rand((num, count, *size), generator=generator) for count in counts)
         yield f"random {num} x {size[0]}x{size[1]}", tuple(pair)
@@ -68,7 +68,7 @@ def main() -> None:
     whole = FromPixels(bare, model=predictor.model).eval()
     network: nn.Module = bare if args.normalized else whole
     facts = facts_of(predictor, is_normalized=args.normalized, gives_labels=args.labels)
-    channels = predictor.mapper.auxiliary_channels
+    channels = predictor.mapper.reader.channels
     exported = ToLabels(network) if args.labels else network
     write_program(exported.eval(), args.output, auxiliary_channels=channels, facts=facts)
     print(f"{args.output} and {args.output}.json written")

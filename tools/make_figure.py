@@ -13,7 +13,7 @@ from typing import Any
 from smmcl.cli import run
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.reader import label_facts
+from smmcl.data.reader import PairReader
 from smmcl.evaluation.predictions import open_predictions
 from smmcl.files.atomic import atomic
 from smmcl.inference.predictor import Predictor
@@ -36,8 +36,8 @@ def open_method(place: str, args: argparse.Namespace) -> Method:
     if place.endswith(".pth"):
         predictor = Predictor.from_checkpoint(place, overrides=("DATASETS.TEST", (args.dataset,)))
         return lambda record: predictor.predict([predictor.mapper(record)])[0].labels
-    labels = label_facts(MetadataCatalog.get(args.dataset))
-    read = open_predictions(place, labels=labels, label_offset=args.label_offset)
+    reader = PairReader.of(MetadataCatalog.get(args.dataset))
+    read = open_predictions(place, reader=reader, label_offset=args.label_offset)
     return lambda record: read(str(record["image_id"]))
 
 

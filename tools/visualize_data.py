@@ -14,7 +14,7 @@ from tqdm import tqdm
 from smmcl.cli import run
 from smmcl.d2 import CfgNode, setup_logger
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.reader import label_facts, read_label
+from smmcl.data.reader import PairReader
 from smmcl.engine.trainer import Trainer
 from smmcl.files.atomic import atomic
 from smmcl.inference.named_model import add_model_arguments, named_config
@@ -49,7 +49,7 @@ def draw_sample(sample: dict[str, Any], *, cfg: CfgNode, metadata: Any) -> np.nd
         labels = sample["sem_seg"].numpy()  # (H, W)
     else:
         # At test the model gets no labels; the evaluator reads them.
-        labels = read_label(sample["sem_seg_file_name"], **label_facts(metadata))
+        labels = PairReader.of(metadata).label(sample)
     top, left, bottom, right = sample["valid_box"]
     heading = (
         f"{Path(sample['file_name']).stem}    {visible.shape[0]}x{visible.shape[1]}, of these "

@@ -14,11 +14,11 @@ import numpy as np
 from smmcl.data.hha import Camera, compute_hha
 
 FILE_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
-METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+METERS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
 @dataclasses.dataclass(frozen=True)
-class AuxiliaryContract:
+class AuxiliaryFormat:
     """What the stored values of an auxiliary image mean, and how they reach the scale 0..255.
 
     Args:
@@ -28,7 +28,7 @@ class AuxiliaryContract:
             word such as "8-bit" for plain steps; a prediction must name it.
         low, high: stored values that become 0 and 255; what lies outside is clipped. They also
             tell the files: 8-bit ones have a high of at most 255, 16-bit ones of more, so that
-            millimetres are never taken for 8-bit steps, nor steps for millimetres.
+            millimeters are never taken for 8-bit steps, nor steps for millimeters.
         invalid: stored value without a measurement, which becomes 0; None when there is none.
         camera: of an "hha" whose files hold depth: fx, fy, cx, cy in pixels. HHA, three channels,
             is then made when a file is read; of low and high only the check above is left.
@@ -63,8 +63,13 @@ class AuxiliaryContract:
         """Channels of the image on the scale 0..255."""
         return self.channels if self.camera is None else 3
 
-    def in_unit(self, unit: str) -> "AuxiliaryContract":
-        """The contract by which files in another unit reach the same scale.
+    @property
+    def has_gaps(self) -> bool:
+        """Whether 0 on the scale means no measurement."""
+        return self.invalid is not None and self.scaled_channels == 1
+
+    def in_unit(self, unit: str) -> "AuxiliaryFormat":
+        """The format by which files in another unit reach the same scale.
 
         Only lengths follow from each other; anything else raises.
         """
@@ -82,8 +87,8 @@ class AuxiliaryContract:
         low, high = self.low * own / other, self.high * own / other
         return dataclasses.replace(self, unit=unit, low=low, high=high, invalid=invalid)
 
-    def check_alike(self, given: "AuxiliaryContract", *, source: str) -> None:
-        """Raises unless a measurement has one value by this contract and by that of `source`.
+    def check_alike(self, given: "AuxiliaryFormat", *, source: str) -> None:
+        """Raises unless a measurement has one value by this format and by that of `source`.
 
         What marks a missing measurement may differ, and HHA is HHA, whoever made it.
         """
@@ -96,8 +101,8 @@ class AuxiliaryContract:
                 "Name a dataset file with the model's auxiliary.kind, low and high."
             )
 
-    def of_files(self, unit: str | None) -> "AuxiliaryContract":
-        """The contract by which files that belong to no dataset are read.
+    def of_files(self, unit: str | None) -> "AuxiliaryFormat":
+        """The format by which files that belong to no dataset are read.
 
         None as their unit is enough for 8-bit steps alone, which no other file passes for.
         """
@@ -107,6 +112,17 @@ class AuxiliaryContract:
                 f"do not say theirs. Name it: {self.unit!r}, or another length to be converted."
             )
         return self.in_unit(unit or self.unit)
+
+    def check_type(self, stored: np.ndarray, *, source: str) -> None:
+        """Raises if a file stores values of a type that this format does not have."""
+        bits = FILE_BITS.get(stored.dtype.newbyteorder("="))
+        is_wrong = self.unit == "8-bit" if bits is None else (self.high > 255) != (bits > 8)
+        if is_wrong:
+            raise ValueError(
+                f"auxiliary image {source} stores {stored.dtype} values but its dataset declares "
+                f"{self.low:g}..{self.high:g} in the unit {self.unit!r}. Give files in that unit, "
+                "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
+            )
 
     def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
         """Brings stored values to 0..255.
@@ -119,14 +135,7 @@ class AuxiliaryContract:
             (H, W, scaled_channels) float32; uint8 where an 8-bit file already has the scale
             0..255, and of HHA.
         """
-        bits = FILE_BITS.get(stored.dtype.newbyteorder("="))
-        is_wrong = self.unit == "8-bit" if bits is None else (self.high > 255) != (bits > 8)
-        if is_wrong:
-            raise ValueError(
-                f"auxiliary image {source} stores {stored.dtype} values but its dataset declares "
-                f"{self.low:g}..{self.high:g} in the unit {self.unit!r}. Give files in that unit, "
-                "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
-            )
+        self.check_type(stored, source=source)
         invalid = ~np.isfinite(stored) if stored.dtype.kind == "f" else False
         if self.invalid is not None:
             invalid = invalid | (stored == self.invalid)
@@ -143,10 +152,10 @@ class AuxiliaryContract:
 
 
 def length_of_step(unit: str) -> float | None:
-    """Metres of one stored step, None for a unit that is no length: 0.0392 of "39.2 mm"."""
+    """Meters of one stored step, None for a unit that is no length: 0.0392 of "39.2 mm"."""
     number, _, name = unit.rpartition(" ")
     try:
-        return float(number or 1) * METRES[name]
+        return float(number or 1) * METERS[name]
     except (KeyError, ValueError):
         return None
 
@@ -173,7 +182,7 @@ class ModelInputs:
         for facts in self.facts if stored else ():
             if stored["format"] != facts["format"]:
                 raise ValueError(
-                    f"the model was trained on {stored['format']} colours but INPUT.FORMAT is "
+                    f"the model was trained on {stored['format']} colors but INPUT.FORMAT is "
                     f"{facts['format']!r}. Set it to {stored['format']!r}."
                 )
             if stored["stuff_classes"] != facts["stuff_classes"]:
@@ -183,5 +192,5 @@ class ModelInputs:
                     f"{', '.join(stored['stuff_classes'][:5])}, ..."
                 )
             if stored["uses_auxiliary"] and facts["uses_auxiliary"]:
-                trained, given = (AuxiliaryContract(**f["auxiliary"]) for f in (stored, facts))
+                trained, given = (AuxiliaryFormat(**f["auxiliary"]) for f in (stored, facts))
                 trained.check_alike(given, source=facts["name"])

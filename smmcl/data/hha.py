@@ -17,7 +17,7 @@ Array = np.ndarray
 
 NORMAL_RADIUS = 3  # pixels, of the normals in the angle
 GRAVITY_RADIUS = 10  # pixels, of the smoother normals that gravity is estimated from
-GRAVITY_STEP = 4  # pixels between these: neighbours share most of their windows
+GRAVITY_STEP = 4  # pixels between these: neighbors share most of their windows
 GRAVITY_THRESHOLDS = (45.0, 15.0)  # degrees, five iterations each
 LOWEST_POINT = -130.0  # cm below the camera, taken for a scene whose floor is not in view
 STRIP = 30  # rows
@@ -39,7 +39,7 @@ class Camera:
         return Camera(self.fx, self.fy, width + 1 - self.cx, self.cy)
 
 
-NYU_CAMERA = Camera(518.858, 519.470, 325.582, 253.736)  # the colour camera, at 480x640
+NYU_CAMERA = Camera(518.858, 519.470, 325.582, 253.736)  # the color camera, at 480x640
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def compute_hha(depth: Array, *, camera: Camera, missing: Array | None = None) -
     """Computes the channels of one depth image.
 
     Args:
-        depth: (H, W) in metres; 0 and non-finite values are missing.
+        depth: (H, W) in meters; 0 and non-finite values are missing.
         camera: of this image.
         missing: (H, W), True where filled-in depth must not shape the normals; depth and height
             use it all the same.

@@ -13,15 +13,8 @@ import torch
 from smmcl.d2 import CfgNode, configurable
 from smmcl.data.appearance.photometric import Appearance, build_appearance
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.format import AuxiliaryContract
 from smmcl.data.geometry import draw_geometry
-from smmcl.data.reader import (
-    auxiliary_contract,
-    check_same_size,
-    label_facts,
-    read_label,
-    read_pair,
-)
+from smmcl.data.reader import PairReader, check_same_size
 
 AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
 
@@ -39,10 +32,7 @@ class MultiModalDatasetMapper:
         self,
         is_train: bool,
         *,
-        image_format: str,
-        auxiliary_channels: int,
-        contract: AuxiliaryContract,
-        labels: dict[str, int | None],
+        reader: PairReader,
         crop_size: Sequence[int],
         scales: Sequence[float],
         flip_probability: float,
@@ -52,27 +42,15 @@ class MultiModalDatasetMapper:
         """
         Args:
             is_train: reads labels and augments.
-            image_format: channel order of the visible image, "RGB" or "BGR".
-            auxiliary_channels: A.
-            contract: meaning of the stored auxiliary values.
-            labels: what `read_label` must know of the dataset.
+            reader: of the dataset's records.
             crop_size: (H, W) in training.
             scales: factors of the random resize before the crop.
             flip_probability: of a left-right flip.
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
             appearance: random changes of the images after the geometry, in training.
         """
-        if auxiliary_channels % contract.scaled_channels:
-            raise ValueError(
-                f"the dataset's auxiliary images have {contract.scaled_channels} channels but the "
-                f"model takes {auxiliary_channels}. Set INPUT.AUXILIARY_FORMAT to 'RGB', and "
-                "MODEL.AUXILIARY.PIXEL_MEAN and _STD to 3 values."
-            )
         self.is_train = is_train
-        self.image_format = image_format
-        self.auxiliary_channels = auxiliary_channels
-        self.contract = contract
-        self.labels = labels
+        self.reader = reader
         self.crop_size = tuple(crop_size)
         self.scales = tuple(scales)
         self.flip_probability = flip_probability
@@ -93,10 +71,11 @@ class MultiModalDatasetMapper:
             )
         return {
             "is_train": is_train,
-            "image_format": cfg.INPUT.FORMAT,
-            "auxiliary_channels": AUXILIARY_CHANNELS[cfg.INPUT.AUXILIARY_FORMAT],
-            "contract": auxiliary_contract(metadata),
-            "labels": label_facts(metadata),
+            "reader": PairReader.of(
+                metadata,
+                channel_order=cfg.INPUT.FORMAT,
+                channels=AUXILIARY_CHANNELS[cfg.INPUT.AUXILIARY_FORMAT],
+            ),
             "crop_size": cfg.INPUT.CROP_SIZE,
             "scales": cfg.INPUT.SCALES,
             "flip_probability": cfg.INPUT.FLIP,
@@ -116,27 +95,26 @@ class MultiModalDatasetMapper:
             which the contrastive branch draws its views.
         """
         record = dict(record)
-        visible, auxiliary = read_pair(
-            record["file_name"],
-            record["auxiliary_file_name"],
-            fmt=self.image_format,
-            contract=self.contract,
-        )
+        visible, auxiliary = self.reader.images(record)
         record["height"], record["width"] = visible.shape[:2]
         record["valid_box"] = (0, 0, *visible.shape[:2])
         if self.is_train:
             visible, auxiliary = self._augment(record, visible, auxiliary)
-        record["image"] = channels_first(visible)  # (3, H, W)
+        return {**record, **self.tensors(visible, auxiliary)}
+
+    def tensors(self, visible: np.ndarray, auxiliary: np.ndarray) -> dict[str, torch.Tensor]:
+        """The model's "image" (3, H, W) and "auxiliary" (A, H, W) of images that were read."""
         # A single channel is repeated last: moving three equal ones takes three times as long.
-        repeats = self.auxiliary_channels // self.contract.scaled_channels
-        record["auxiliary"] = channels_first(auxiliary).repeat(repeats, 1, 1)  # (A, H, W)
-        return record
+        return {
+            "image": channels_first(visible),
+            "auxiliary": channels_first(auxiliary).repeat(self.reader.repeats, 1, 1),
+        }
 
     def _augment(
         self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Moves images and label by one geometry, changes their looks; adds what training needs."""
-        label = read_label(record["sem_seg_file_name"], **self.labels)
+        label = self.reader.label(record)
         check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
         generator = np.random.default_rng((self.seed, record["position"]))
         geometry = draw_geometry(
@@ -146,13 +124,12 @@ class MultiModalDatasetMapper:
             crop_size=self.crop_size,
             flip_probability=self.flip_probability,
         )
-        label = geometry.apply(label, fill=self.labels["ignore"], nearest=True)
+        label = geometry.apply(label, fill=self.reader.ignore, nearest=True)
         record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
         visible = geometry.apply(visible, fill=0)
-        has_gaps = self.contract.invalid is not None and self.contract.scaled_channels == 1
-        auxiliary = geometry.apply(auxiliary, fill=0, has_gaps=has_gaps)
+        auxiliary = geometry.apply(auxiliary, fill=0, has_gaps=self.reader.format.has_gaps)
         for change in self.appearance:
             visible, auxiliary = change(visible, auxiliary, generator)
         return visible, auxiliary

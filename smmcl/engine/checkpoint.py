@@ -12,7 +12,7 @@ from torch import nn
 
 import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
-from smmcl.data.format import AuxiliaryContract
+from smmcl.data.format import AuxiliaryFormat
 from smmcl.engine.run_folder import RESUMABLE
 from smmcl.files.archive import is_sound
 from smmcl.files.atomic import atomic, partials, write_text
@@ -220,7 +220,7 @@ def _check_parts(data: dict[str, Any], path: str) -> None:
             )
     if inputs := data.get("inputs"):
         try:
-            AuxiliaryContract(**inputs["auxiliary"])
+            AuxiliaryFormat(**inputs["auxiliary"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} has inputs.auxiliary that do not fit: {error}.") from error
 

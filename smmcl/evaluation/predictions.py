@@ -3,17 +3,17 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask
 
 from smmcl.d2 import comm
-from smmcl.data.files import relative_path
-from smmcl.data.reader import read_label
+from smmcl.data.reader import PairReader
 from smmcl.files.atomic import atomic, write_text
+from smmcl.files.paths import relative_path
 
 
 class PredictionWriter:
@@ -78,14 +78,14 @@ def save_ids(
 
 
 def open_predictions(
-    place: str | Path, *, labels: dict[str, Any], label_offset: int | None = None
+    place: str | Path, *, reader: PairReader, label_offset: int | None = None
 ) -> Callable[[str], np.ndarray]:
     """Opens the predictions of any program for a dataset.
 
     Args:
         place: predictions.json as written here, a folder of label images named <image id>.png, or
             a folder as written here, whose labels/ are taken.
-        labels: facts of the dataset, as `image_pair.label_facts` gives them.
+        reader: of the dataset.
         label_offset: stored value of class 0, if not the dataset's own.
 
     Returns:
@@ -98,14 +98,14 @@ def open_predictions(
             "or a checkpoint (.pth)."
         )
     # A prediction has a class everywhere, so the value that means "no label" is a wrong one here.
-    offset = labels["label_offset"] if label_offset is None else label_offset
-    facts = {**labels, "label_offset": offset, "stored_ignore": None}
+    offset = reader.label_offset if label_offset is None else label_offset
+    reader = replace(reader, label_offset=offset, stored_ignore=None)
     if place.suffix != ".json":
         folder = place / "labels" if (place / "labels").is_dir() else place
 
         def read(image_id: str) -> np.ndarray:
             name = relative_path(str(image_id), source="image_id")
-            return read_label(folder / f"{name}.png", **facts)
+            return reader.read_label(folder / f"{name}.png")
 
         return read
     entries = defaultdict(list)

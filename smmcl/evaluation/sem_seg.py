@@ -22,11 +22,11 @@ from smmcl.d2 import (
     has_event_storage,
 )
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.files import relative_path
-from smmcl.data.reader import label_facts, read_label
+from smmcl.data.reader import PairReader
 from smmcl.evaluation.confusion import count_confusion, explain_rule, score
 from smmcl.evaluation.predictions import PredictionWriter
 from smmcl.evaluation.report import Report
+from smmcl.files.paths import relative_path
 
 TASK = "sem_seg"
 
@@ -62,9 +62,9 @@ class PairSemSegEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._metadata = metadata
-        self._labels = label_facts(metadata)
+        self._reader = PairReader.of(metadata)
         self._excluded = metadata.get("absent_from_mean", [])
-        self._classes = {key: self._labels[key] for key in ("num_classes", "ignore")}
+        self._classes = {"num_classes": self._reader.num_classes, "ignore": self._reader.ignore}
         indices = [metadata.stuff_classes.index(name) for name in self._excluded]
         self._rules = {"absent_rule": absent_rule, "excluded": indices}
         self._absent_words = explain_rule(absent_rule)
@@ -111,7 +111,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
         for record, output in zip(inputs, outputs, strict=True):
             # On a CPU torch takes seven times as long for `argmax` of the first dimension.
             prediction = output["sem_seg"].max(dim=0).indices  # (H, W)
-            truth = torch.from_numpy(read_label(record["sem_seg_file_name"], **self._labels))
+            truth = torch.from_numpy(self._reader.label(record))
             counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
             self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou
             for task in (TASK, *(f"{TASK}_{tag}" for tag in record.get("tags", ()))):

@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 PREFIX = ".smmcl-partial-"
 
 
@@ -44,6 +47,36 @@ def write_text(path: str | Path, text: str, *, is_durable: bool = False) -> None
     """Writes a text in UTF-8, its line ends as they are."""
     with atomic(path, is_durable=is_durable) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
+
+
+def write_new_image(path: str | Path, image: np.ndarray) -> bool:
+    """Writes a PNG unless there is a file already; says whether it did.
+
+    Args:
+        image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+    """
+    path = Path(path)
+    if path.exists():
+        return False
+    with atomic(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG", compress_level=3)
+    return True
+
+
+def write_new_text(path: str | Path, text: str) -> bool:
+    """Writes a text unless it is there already; another text there is an error.
+
+    Returns whether it wrote.
+    """
+    path = Path(path)
+    if path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"{path} exists with another content. Move it away, or choose another folder."
+            )
+        return False
+    write_text(path, text)
+    return True
 
 
 def partials(folder: Path, pattern: str) -> list[Path]:

@@ -10,11 +10,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from smmcl.data.files import check_regular
+from smmcl.files.paths import check_regular
 
 ORIENTATION_TAG = 0x0112  # EXIF
 COLOR_MODES = {"RGB": 3, "RGBA": 4}
@@ -29,15 +30,23 @@ DAMAGES = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticEr
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
-def decode(path: str | Path, *, role: str) -> tuple[np.ndarray, str]:
-    """Returns the stored values, (H, W) or (H, W, channels), and Pillow's name of their mode."""
+class Picture(NamedTuple):
+    """Stored values, (H, W) or (H, W, channels), Pillow's name of their mode, and their file."""
+
+    values: np.ndarray
+    mode: str
+    path: str | Path
+
+
+def decode(path: str | Path, *, role: str) -> Picture:
+    """Reads a picture, which errors call by its role, such as "visible image"."""
     with _open(path, role=role) as (image, raw_mode):
         if image.mode in COLOR_MODES and "16" in raw_mode:
             raise ValueError(
                 f"{role} {path} is a 16-bit color file, which would lose precision. "
                 "Store colors in 8 bits, or one channel in 16."
             )
-        return _pixels(image, path, role=role), image.mode
+        return Picture(_pixels(image, path, role=role), image.mode, path)
 
 
 def decode_label(path: str | Path) -> np.ndarray:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
-CODEC_ERROR = 8  # steps of 255 by which the channels of a grey video may differ
+CODEC_ERROR = 8  # steps of 255 by which the channels of a gray video may differ
 
 
 def is_video(place: str | Path | None) -> bool:
@@ -20,7 +20,7 @@ def is_video(place: str | Path | None) -> bool:
 
 
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """Yields the frames of a video, (H, W, 3) uint8 RGB; a grey one has three equal channels."""
+    """Yields the frames of a video, (H, W, 3) uint8 RGB; a gray one has three equal channels."""
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise ValueError(
@@ -47,7 +47,7 @@ def read_frame_pairs(
     """Yields the frames of two videos that begin together, or of the visible one with None.
 
     Returns:
-        visible (H, W, 3) uint8; auxiliary (H, W) uint8 of a grey video, else (H, W, 3).
+        visible (H, W, 3) uint8; auxiliary (H, W) uint8 of a gray video, else (H, W, 3).
     """
     if auxiliary is None:
         yield from ((frame, None) for frame in read_frames(visible))
@@ -60,9 +60,9 @@ def read_frame_pairs(
                 f"video {short} ends after {count} frames but {long} goes on. The videos of a pair "
                 "must show the same time: cut the longer one, or go on without the rest."
             )
-        # A codec keeps grey only nearly: such a frame is one channel.
-        is_grey = np.ptp(other.astype(np.int16), axis=2).max() <= CODEC_ERROR
-        yield frame, other[:, :, 1] if is_grey else other
+        # A codec keeps gray only nearly: such a frame is one channel.
+        is_gray = np.ptp(other.astype(np.int16), axis=2).max() <= CODEC_ERROR
+        yield frame, other[:, :, 1] if is_gray else other
 
 
 class VideoWriter:

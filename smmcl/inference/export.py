@@ -155,14 +155,14 @@ def facts_of(predictor: Predictor, *, is_normalized: bool, gives_labels: bool) -
     cfg, metadata = predictor.cfg, predictor.metadata
     return {
         "inputs": {"visible": ["N", 3, "H", "W"],
-                   "auxiliary": ["N", predictor.mapper.auxiliary_channels, "H", "W"]},
+                   "auxiliary": ["N", predictor.mapper.reader.channels, "H", "W"]},
         "values": "normalized" if is_normalized else "0..255 as float32",
         "outputs": "labels, probability" if gives_labels else "logits",
         "least_side": MIN_SIDE,
         "visible_channels": cfg.INPUT.FORMAT,
         "visible_mean_std": [cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD],
         "auxiliary_mean_std": [cfg.MODEL.AUXILIARY.PIXEL_MEAN, cfg.MODEL.AUXILIARY.PIXEL_STD],
-        "auxiliary": dataclasses.asdict(predictor.mapper.contract),
+        "auxiliary": dataclasses.asdict(predictor.mapper.reader.format),
         "classes": metadata.stuff_classes,
         "colors": metadata.stuff_colors,
         "label_offset": metadata.label_offset,

@@ -4,9 +4,10 @@ Shape shorthand in this module:
     K: classes     H, W: size of a pair     A: channels of the auxiliary image
 """
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from smmcl.d2 import CfgNode, build_model
 from smmcl.data.datasets.build import agreed_metadata, register_facts
-from smmcl.data.decoding import decode
 from smmcl.data.geometry import PairGeometry
-from smmcl.data.mapper import MultiModalDatasetMapper, channels_first
-from smmcl.data.reader import check_same_size, convert_auxiliary, convert_visible
+from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.data.reader import check_same_size
 from smmcl.engine.checkpoint import read_facts
 from smmcl.engine.trainer import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.evaluation.predictions import save_ids, stored_ids
 from smmcl.files.atomic import atomic
+from smmcl.files.images import Picture, decode
 from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.inference.fold import fold
 from smmcl.inference.named_model import checkpoint_config
@@ -32,8 +33,9 @@ from smmcl.visualization.panels import draw_pair, pictures
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 
-class Prediction(NamedTuple):
-    """What the model says about one pair.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says about one pair; it unpacks into labels and probabilities.
 
     labels: (H, W) uint8, the most probable class of each pixel as its index in training.
     probabilities: (K, H, W) float32, which sum to 1 over the classes.
@@ -43,6 +45,9 @@ class Prediction(NamedTuple):
     labels: np.ndarray
     probabilities: np.ndarray
     metadata: Any
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.labels, self.probabilities))
 
     @property
     def ids(self) -> np.ndarray:
@@ -64,7 +69,7 @@ class Predictor:
 
     Paths, PIL images, arrays and tensors hold the same values: those stored in a file of the
     dataset that the model was trained on. Arrays are (H, W), (H, W, 1) or (H, W, channels),
-    tensors (H, W) or (channels, H, W); colours are in the order red, green, blue.
+    tensors (H, W) or (channels, H, W); colors are in the order red, green, blue.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -155,32 +160,28 @@ class Predictor:
         Returns:
             "image" (3, H, W), "auxiliary" (A, H, W), "height", "width", and "file_name" if known.
         """
-        stored, mode, name = _stored(visible, role="visible image")
-        image = convert_visible(stored, mode, path=name, fmt=self.mapper.image_format)
-        channels, other_name = self.mapper.auxiliary_channels, name
-        if auxiliary is not None:
-            stored, mode, other_name = _stored(auxiliary, role="auxiliary image")
-        if auxiliary is None and mode != "RGBA":
-            self._check_needs_no_auxiliary(name)
-            other = np.zeros((*image.shape[:2], channels), dtype=np.uint8)  # (H, W, A)
-        else:
-            other = convert_auxiliary(
-                stored, mode, path=other_name, contract=self.mapper.contract, channels=channels
-            )
+        picture, reader = _stored(visible, role="visible image"), self.mapper.reader
+        image, second = reader.visible(picture), picture
         height, width = image.shape[:2]
+        if auxiliary is not None:
+            second = _stored(auxiliary, role="auxiliary image")
+        if auxiliary is None and picture.mode != "RGBA":
+            self._check_needs_no_auxiliary(picture.path)
+            other = np.zeros((height, width, reader.format.scaled_channels), dtype=np.uint8)
+        else:
+            other = reader.auxiliary(second)
         if short_side is None:
-            check_same_size(image, name, other, other_name)
+            check_same_size(image, picture.path, other, second.path)
         else:
             factor = short_side / min(height, width)
             size = (round(factor * height), round(factor * width))
             geometry = PairGeometry(False, size, (0, 0), size)
             image, other = (geometry.apply(part, fill=0) for part in (image, other))
         return {
-            "image": channels_first(image),  # (3, H, W)
-            "auxiliary": channels_first(other),  # (A, H, W)
+            **self.mapper.tensors(image, other),
             "height": height,
             "width": width,
-            "file_name": name,
+            "file_name": picture.path,
         }
 
     def predict(self, inputs: Sequence[dict[str, Any]]) -> list[Prediction]:
@@ -211,11 +212,11 @@ class Predictor:
         self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], **options: Any
     ) -> np.ndarray:
         """The panel of a prepared pair with label maps; `panels.draw_pair` has the options."""
-        visible, auxiliary = pictures(inputs, fmt=self.mapper.image_format)
-        facts = {"kind": self.mapper.contract.kind, "metadata": self.metadata}
+        visible, auxiliary = pictures(inputs, fmt=self.mapper.reader.channel_order)
+        facts = {"kind": self.mapper.reader.format.kind, "metadata": self.metadata}
         return draw_pair(visible, auxiliary, maps=maps, **facts, **options)
 
-    def _check_needs_no_auxiliary(self, name: str) -> None:
+    def _check_needs_no_auxiliary(self, name: str | Path) -> None:
         if self.needs_auxiliary:
             raise ValueError(
                 f"no auxiliary image comes with {name}, which has no fourth channel either. Give "
@@ -244,10 +245,10 @@ def datasets_of(cfg: CfgNode, facts: Mapping[str, Any]) -> tuple[str, ...]:
     return others or (register_facts(facts["inputs"]),)
 
 
-def _stored(image: ImageLike, *, role: str) -> tuple[np.ndarray, str, str]:
-    """The stored values, (H, W) or (H, W, channels), Pillow's mode of them, and a name."""
+def _stored(image: ImageLike, *, role: str) -> Picture:
+    """The picture that an image in any form holds."""
     if isinstance(image, (str, Path)):
-        return *decode(image, role=role), str(image)
+        return decode(str(image), role=role)
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy()
         image = image.transpose(1, 2, 0) if image.ndim == 3 else image  # (H, W, channels)
@@ -266,4 +267,4 @@ def _stored(image: ImageLike, *, role: str) -> tuple[np.ndarray, str, str]:
             f"{role} is a {type(image).__name__}. Give a path, a PIL image, a NumPy array or a "
             "tensor, or lists of them."
         )
-    return np.asarray(image), image.mode, f"<{role}>"
+    return Picture(np.asarray(image), image.mode, f"<{role}>")

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tabulate import tabulate
 
-from smmcl.data.reader import read_label
 from smmcl.inference.predictor import Predictor
 from smmcl.modeling.contrastive.sampling import shrink_labels
 from smmcl.visualization.features import class_similarity, describe_pair, normalize
@@ -66,7 +65,7 @@ def look(predictor: Predictor, record: Mapping[str, Any], *, short_side: int | N
     if set(projectors) == set(MARKERS):
         pairs = zip(MARKERS, maps["features"], strict=True)
         maps["embeddings"] = [projectors[stream](part) for stream, part in pairs]
-    truth = read_label(record["sem_seg_file_name"], **predictor.mapper.labels)
+    truth = predictor.mapper.reader.label(record)
     truth = fit(truth, inputs["image"].shape[-2:])  # (H, W)
     size, ignore = maps["features"][0].shape[-2:], predictor.metadata.ignore_label
     padding = [(0, shape[names[0]].stride * n - m) for n, m in zip(size, truth.shape, strict=True)]
@@ -160,13 +159,13 @@ def draw_spaces(
 def draw_modulation(seen: Mapping[str, Sequence[Seen]], *, predictor: Predictor) -> Figure:
     """The first and the last pair by models: visible, auxiliary, S of each stage over the pair."""
     rows = [(name, pairs[place]) for place in (0, -1) for name, pairs in seen.items()]
-    stages, kind = max(len(one.modulation) for _, one in rows), predictor.mapper.contract.kind
+    stages, kind = max(len(one.modulation) for _, one in rows), predictor.mapper.reader.format.kind
     figure = Figure(figsize=(2.2 * (2 + stages), 1.9 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 2 + stages, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
     for (name, one), axes in zip(rows, grid, strict=True):
-        visible, auxiliary = pictures(one.inputs, fmt=predictor.mapper.image_format)
+        visible, auxiliary = pictures(one.inputs, fmt=predictor.mapper.reader.channel_order)
         shown = brighten(visible)
         axes[0].imshow(shown)
         axes[0].set_title(f"{name}: {Path(one.inputs['file_name']).stem}", fontsize=8)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from smmcl.data.reader import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.data.reader import PairReader
 from smmcl.visualization.panels import color_auxiliary
 
 Method = Callable[[Mapping[str, Any]], np.ndarray]  # from a record to (H, W) class indices
@@ -72,11 +72,10 @@ def _draw_row(
     metadata: Any,
 ) -> set[int]:
     """Draws one pair; returns the classes that occur."""
-    contract = auxiliary_contract(metadata)
-    paths = record["file_name"], record["auxiliary_file_name"]
-    visible, auxiliary = read_pair(*paths, fmt="RGB", contract=contract)
-    truth = read_label(record["sem_seg_file_name"], **label_facts(metadata))
-    colored = color_auxiliary(auxiliary, kind=contract.kind)
+    reader = PairReader.of(metadata)
+    visible, auxiliary = reader.images(record)
+    truth = reader.label(record)
+    colored = color_auxiliary(auxiliary, kind=reader.format.kind)
     images = [visible, colored, _paint(truth, truth >= 0, metadata=metadata)]
     classes = set(np.unique(truth).tolist())
     for axis, predict in zip(axes[3:], methods.values(), strict=True):
@@ -86,7 +85,7 @@ def _draw_row(
         if is_wrong.any():  # a line as well, since a white class has no paler shade
             axis.contour(is_wrong, [0.5], colors="black", linewidths=0.4)
         classes |= set(np.unique(labels).tolist())
-    titles = ("visible", contract.kind, "truth", *methods)
+    titles = ("visible", reader.format.kind, "truth", *methods)
     for axis, title, image in zip(axes, titles, images, strict=True):
         axis.imshow(image, interpolation="antialiased")
         if axis.get_subplotspec().is_first_row():

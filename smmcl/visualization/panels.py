@@ -49,7 +49,7 @@ def brighten(visible: np.ndarray) -> np.ndarray:
 
 
 def color_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
-    """Colors (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the contract's `kind`.
+    """Colors (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the format's `kind`.
 
     The contrast is stretched between the 1st and 99th percentile. Three channels that differ (HHA)
     are shown as they are. In depth, 0 is no measurement: grey.
@@ -192,7 +192,7 @@ def draw_pair(
     Args:
         visible, auxiliary: as `pictures` gives them.
         maps: (H, W) class indices by title, such as "prediction" and "truth"; may be empty.
-        kind: of the auxiliary contract.
+        kind: of the auxiliary format.
         metadata: of the dataset.
         heading: a line above all.
         valid_box: (top, left, bottom, right) of the real pixels; the others are drawn grey.

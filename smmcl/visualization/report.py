@@ -15,7 +15,6 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.reader import read_label
 from smmcl.evaluation.robustness import Robustness
 from smmcl.inference.predictor import Predictor
 from smmcl.visualization import charts
@@ -217,9 +216,9 @@ def _draw_pair(
 ) -> list[tuple[str, str]]:
     """Draws both images, the truth, and each model's labels: (title, data URL) each."""
     some = predictors[0]
-    visible, auxiliary = pictures(some.mapper(record), fmt=some.mapper.image_format)
-    kind, ground = some.mapper.contract.kind, enlarge(brighten(visible))
-    maps = [read_label(record["sem_seg_file_name"], **some.mapper.labels)]
+    visible, auxiliary = pictures(some.mapper(record), fmt=some.mapper.reader.channel_order)
+    kind, ground = some.mapper.reader.format.kind, enlarge(brighten(visible))
+    maps = [some.mapper.reader.label(record)]
     maps += [one.predict([one.mapper(record)])[0].labels for one in predictors]  # (H, W) each
     images = [
         ("visible, brightened", ground),

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.reader import auxiliary_contract, label_facts, read_label, read_pair
+from smmcl.data.reader import PairReader
 from smmcl.visualization.figure import spread
 from smmcl.visualization.panels import (
     BACKGROUND,
@@ -38,20 +38,20 @@ def contact_sheet(names: Sequence[str], *, num_pairs: int) -> np.ndarray:
     rows, seen = {}, []
     for name in names:
         metadata = MetadataCatalog.get(name)
-        contract = auxiliary_contract(metadata)
+        reader = PairReader.of(metadata)
+        kind = reader.format.kind
         for record in spread(DatasetCatalog.get(name), num_pairs):
-            paths = record["file_name"], record["auxiliary_file_name"]
             try:
-                visible, auxiliary = read_pair(*paths, fmt="RGB", contract=contract)
-                labels = read_label(record["sem_seg_file_name"], **label_facts(metadata))
+                visible, auxiliary = reader.images(record)
+                labels = reader.label(record)
             except (ValueError, FileNotFoundError):
-                continue  # `data.check` reports it
+                continue  # `datasets.check` reports it
             bright = enlarge(brighten(visible))
             seen.append(labels.flatten())
             rows[f"{name}  {record['image_id']}"] = {
                 "visible": enlarge(visible),
                 "visible, brightened": bright,
-                contract.kind: enlarge(color_auxiliary(auxiliary, kind=contract.kind)),
+                kind: enlarge(color_auxiliary(auxiliary, kind=kind)),
                 "label": overlay(bright, enlarge(labels), metadata=metadata),
             }
     if not rows:

@@ -1,4 +1,4 @@
-"""The input contract: units that follow from each other, and checkpoints that ask for theirs."""
+"""The input format: units that follow from each other, and checkpoints that ask for theirs."""
 
 import dataclasses
 import json
@@ -9,21 +9,21 @@ import pytest
 from smmcl.config import build_config
 from smmcl.data.datasets.build import build_model_inputs
 from smmcl.data.format import (
-    AuxiliaryContract,
+    AuxiliaryFormat,
     ModelInputs,
     length_of_step,
 )
 
-STEPS = AuxiliaryContract(kind="depth", invalid=0)
-MILLIMETRES = AuxiliaryContract(kind="depth", unit="mm", low=0, high=10000, invalid=0)
-METRES = AuxiliaryContract(kind="depth", unit="m", low=0, high=10)
-HHA = AuxiliaryContract(kind="hha", channels=3)
-MADE_HHA = AuxiliaryContract("hha", unit="mm", high=10000, camera=[500, 500, 320, 240])
+STEPS = AuxiliaryFormat(kind="depth", invalid=0)
+MILLIMETERS = AuxiliaryFormat(kind="depth", unit="mm", low=0, high=10000, invalid=0)
+METERS = AuxiliaryFormat(kind="depth", unit="m", low=0, high=10)
+HHA = AuxiliaryFormat(kind="hha", channels=3)
+MADE_HHA = AuxiliaryFormat("hha", unit="mm", high=10000, camera=[500, 500, 320, 240])
 
 
-def facts_of(contract, **changes):
+def facts_of(auxiliary, **changes):
     facts = {"name": "set", "format": "RGB", "stuff_classes": ["floor", "wall"]}
-    facts |= {"uses_auxiliary": True, "auxiliary": dataclasses.asdict(contract)}
+    facts |= {"uses_auxiliary": True, "auxiliary": dataclasses.asdict(auxiliary)}
     return {**facts, **changes}
 
 
@@ -41,13 +41,13 @@ def test_files_in_another_length_reach_the_same_scale():
         ("mm", np.uint16(2500)), ("m", np.float32(2.5)), ("5 mm", np.uint16(500)),
         ("50 mm", np.uint8(50)),
     ):  # fmt: skip
-        contract = MILLIMETRES.in_unit(unit)
-        assert contract.scale(np.array([[[stored]]]), source="")[0, 0, 0] == 63.75
-        assert contract.scale(np.array([[[stored * 0]]]), source="")[0, 0, 0] == 0
-    assert METRES.in_unit("m") is METRES
+        format = MILLIMETERS.in_unit(unit)
+        assert format.scale(np.array([[[stored]]]), source="")[0, 0, 0] == 63.75
+        assert format.scale(np.array([[[stored * 0]]]), source="")[0, 0, 0] == 0
+    assert METERS.in_unit("m") is METERS
 
 
-@pytest.mark.parametrize(("trained", "unit"), [(STEPS, "mm"), (MILLIMETRES, "8-bit")])
+@pytest.mark.parametrize(("trained", "unit"), [(STEPS, "mm"), (MILLIMETERS, "8-bit")])
 def test_steps_of_unknown_length_do_not_follow_from_a_length(trained, unit):
     with pytest.raises(ValueError, match=f"in the unit '{unit}', but .* '{trained.unit}'.*Give"):
         trained.in_unit(unit)
@@ -55,14 +55,14 @@ def test_steps_of_unknown_length_do_not_follow_from_a_length(trained, unit):
 
 def test_files_of_no_dataset_must_name_their_unit():
     assert STEPS.of_files(None) is STEPS
-    assert MILLIMETRES.of_files("mm") is MILLIMETRES
-    assert MILLIMETRES.of_files("cm").high == 1000
+    assert MILLIMETERS.of_files("mm") is MILLIMETERS
+    assert MILLIMETERS.of_files("cm").high == 1000
     with pytest.raises(ValueError, match=r"depth images in the unit 'mm', .*Name it"):
-        MILLIMETRES.of_files(None)
+        MILLIMETERS.of_files(None)
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_millimetres_are_no_8_bit_steps_whatever_their_type(kind):
+def test_millimeters_are_no_8_bit_steps_whatever_their_type(kind):
     stored = np.array([[[2500]]]).astype(kind)
     with pytest.raises(ValueError, match=rf"a\.png stores {kind.__name__} values.*'8-bit'.*Give"):
         STEPS.scale(stored, source="a.png")
@@ -87,14 +87,14 @@ def test_description_is_plain_and_comes_back(registered_pairs):
     cfg = build_config(overrides=["DATASETS.TRAIN", (name,), "INPUT.FORMAT", "BGR"])
     facts = build_model_inputs(cfg).state_dict()
     assert json.loads(json.dumps(facts)) == facts
-    assert AuxiliaryContract(**facts["auxiliary"]) == MADE_HHA
+    assert AuxiliaryFormat(**facts["auxiliary"]) == MADE_HHA
     assert (facts["format"], facts["stuff_classes"]) == ("BGR", ["floor", "wall", "lamp"])
     assert (facts["label_offset"], facts["stored_ignore"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("trained", "given"),
-    [(MILLIMETRES, METRES), (HHA, MADE_HHA), (MADE_HHA, HHA), (STEPS, STEPS)],
+    [(MILLIMETERS, METERS), (HHA, MADE_HHA), (MADE_HHA, HHA), (STEPS, STEPS)],
 )
 def test_inputs_that_mean_the_same(trained, given):
     ModelInputs([facts_of(given)]).load_state_dict(facts_of(trained))
@@ -105,33 +105,33 @@ def test_inputs_that_mean_the_same(trained, given):
     [
         (facts_of(STEPS), "in the unit '8-bit', but the model was trained on 'mm'"),
         (
-            facts_of(dataclasses.replace(MILLIMETRES, high=8000)),
+            facts_of(dataclasses.replace(MILLIMETERS, high=8000)),
             "but set has depth, 0..8000",
         ),
-        (facts_of(dataclasses.replace(MILLIMETRES, kind="thermal")), "but set has thermal"),
-        (facts_of(MILLIMETRES, format="BGR"), "trained on RGB colours .*Set it to 'RGB'"),
+        (facts_of(dataclasses.replace(MILLIMETERS, kind="thermal")), "but set has thermal"),
+        (facts_of(MILLIMETERS, format="BGR"), "trained on RGB colors .*Set it to 'RGB'"),
         (
-            facts_of(MILLIMETRES, stuff_classes=["wall", "floor"]),
+            facts_of(MILLIMETERS, stuff_classes=["wall", "floor"]),
             "set has other classes, .*floor, wall",
         ),
     ],
 )
 def test_inputs_of_another_meaning(given, words):
     with pytest.raises(ValueError, match=words):
-        ModelInputs([given]).load_state_dict(facts_of(MILLIMETRES))
+        ModelInputs([given]).load_state_dict(facts_of(MILLIMETERS))
 
 
 def test_a_model_without_auxiliary_stream_takes_any():
-    ModelInputs([facts_of(MILLIMETRES)]).load_state_dict(facts_of(STEPS, uses_auxiliary=False))
+    ModelInputs([facts_of(MILLIMETERS)]).load_state_dict(facts_of(STEPS, uses_auxiliary=False))
 
 
 def test_inputs_in_a_checkpoint():
-    inputs = ModelInputs([facts_of(MILLIMETRES), facts_of(METRES, name="other")])
-    assert inputs.state_dict() == facts_of(MILLIMETRES)
+    inputs = ModelInputs([facts_of(MILLIMETERS), facts_of(METERS, name="other")])
+    assert inputs.state_dict() == facts_of(MILLIMETERS)
     with pytest.raises(ValueError, match="unit 'mm', but the model was trained on '8-bit'"):
         inputs.load_state_dict(facts_of(STEPS))
     with pytest.raises(ValueError, match="unit '8-bit', but the model was trained on 'mm'"):
-        ModelInputs([facts_of(MILLIMETRES), facts_of(STEPS, name="other")])
+        ModelInputs([facts_of(MILLIMETERS), facts_of(STEPS, name="other")])
     none = ModelInputs([])
     assert none.state_dict() == {}
     none.load_state_dict(facts_of(STEPS))

@@ -113,10 +113,10 @@ def test_values_equal_the_authors(golden, case):
         return
     for name, source in (("rgb", data["rgb"]), ("x", np.repeat(data["x"][..., None], 3, axis=2))):
         moved = geometry.apply(source, fill=0).transpose(2, 0, 1)  # (3, h, w)
-        normalised = (moved / 255.0 - data["mean"][:, None, None]) / data["std"][:, None, None]
+        normalized = (moved / 255.0 - data["mean"][:, None, None]) / data["std"][:, None, None]
         top, left, bottom, right = geometry.valid_box
-        result = np.zeros_like(normalised)
-        result[:, top:bottom, left:right] = normalised[:, top:bottom, left:right]
+        result = np.zeros_like(normalized)
+        result[:, top:bottom, left:right] = normalized[:, top:bottom, left:right]
         np.testing.assert_allclose(result, data[f"{case}/out_{name}"], atol=2e-6)
     label = geometry.apply(data["gt"], fill=255, nearest=True)
     np.testing.assert_array_equal(label, data[f"{case}/out_gt"])

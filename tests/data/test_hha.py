@@ -13,7 +13,7 @@ FLOOR, CEILING = 1.4, 1.2  # m below and above the camera
 
 
 def room(pitch, roll, *, camera=CAMERA, size=(240, 320)):
-    """A box seen from inside: depth in metres, surface of each pixel, and gravity.
+    """A box seen from inside: depth in meters, surface of each pixel, and gravity.
 
     Surfaces are 0 floor, 1 ceiling, 2 to 4 walls; angles of the camera in degrees.
     """
@@ -90,7 +90,7 @@ def test_channels_by_hand():
     assert image[-1, 0, 1] == 101
 
 
-def test_near_points_have_the_disparity_of_one_metre():
+def test_near_points_have_the_disparity_of_one_meter():
     hha = compute_hha(np.full((30, 40), 0.5), camera=Camera(100, 100, 20.5, 15.5))
     assert hha.disparity.max() == 310
     assert hha.image()[..., 0].max() == 255

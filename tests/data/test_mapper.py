@@ -8,19 +8,18 @@ from PIL import Image
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.appearance.photometric import ModalityCorruption
-from smmcl.data.format import AuxiliaryContract
+from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.data.reader import read_label
+from smmcl.data.reader import PairReader
 
+THERMAL = AuxiliaryFormat(kind="thermal")
 LABELS = {"label_offset": 1, "stored_ignore": 0, "num_classes": 3, "ignore": 255}
 
 
-def make_mapper(is_train=True, **changes):
+def make_mapper(is_train=True, *, format=THERMAL, order="RGB", channels=1, **changes):
+    reader = PairReader(format, channel_order=order, channels=channels, **LABELS)
     options = {
-        "image_format": "RGB",
-        "auxiliary_channels": 1,
-        "contract": AuxiliaryContract(kind="thermal"),
-        "labels": LABELS,
+        "reader": reader,
         "crop_size": (32, 32),
         "scales": (0.5, 1.0, 1.75),
         "flip_probability": 0.5,
@@ -73,7 +72,7 @@ def test_draws_depend_on_seed_and_position_alone(record):
 
 
 def test_test_sample_is_the_file_as_it_is(record):
-    sample = make_mapper(is_train=False, image_format="BGR", auxiliary_channels=3)(record)
+    sample = make_mapper(is_train=False, order="BGR", channels=3)(record)
     assert sample["valid_box"] == (0, 0, 40, 48)
     assert sample["image"][:, 0, 5].tolist() == [0, 5, 3]
     assert sample["auxiliary"].shape == (3, 40, 48)
@@ -84,12 +83,12 @@ def test_test_sample_is_the_file_as_it_is(record):
 def test_unaugmented_training_label_equals_the_file(record):
     mapper = make_mapper(crop_size=(40, 48), scales=(1.0,), flip_probability=0.0)
     sample = mapper({**record, "position": 0})
-    label = read_label(record["sem_seg_file_name"], **LABELS)
+    label = mapper.reader.label(record)
     assert np.array_equal(sample["sem_seg"].numpy(), label)
 
 
 def test_repeated_channel_equals_three_that_are_moved(record):
-    single, triple = make_mapper(), make_mapper(auxiliary_channels=3)
+    single, triple = make_mapper(), make_mapper(channels=3)
     for position in range(6):
         one = single({**record, "position": position})["auxiliary"]
         three = triple({**record, "position": position})["auxiliary"]
@@ -98,20 +97,20 @@ def test_repeated_channel_equals_three_that_are_moved(record):
 
 
 @pytest.mark.parametrize("invalid", [0, None])
-def test_gaps_matter_where_the_contract_has_them(record, invalid):
+def test_gaps_matter_where_the_format_has_them(record, invalid):
     columns = np.zeros((40, 48), np.uint8)
     columns[:, ::4] = 200
     Image.fromarray(columns).save(record["auxiliary_file_name"])
-    contract = AuxiliaryContract(kind="depth", invalid=invalid)
-    mapper = make_mapper(contract=contract, scales=(1.75,))
+    format = AuxiliaryFormat(kind="depth", invalid=invalid)
+    mapper = make_mapper(format=format, scales=(1.75,))
     values = set(mapper({**record, "position": 0})["auxiliary"].unique().tolist())
     assert (values <= {0, *range(199, 202)}) == (invalid == 0)
 
 
 def test_three_channels_do_not_fit_one():
-    contract = AuxiliaryContract(kind="hha", channels=3)
+    format = AuxiliaryFormat(kind="hha", channels=3)
     with pytest.raises(ValueError, match=r"3 channels but the model takes 1.*AUXILIARY_FORMAT"):
-        make_mapper(contract=contract)
+        make_mapper(format=format)
 
 
 def test_record_is_left_as_it_was(record):
@@ -133,9 +132,8 @@ def test_from_config_takes_the_facts_from_the_metadata(registered_pairs):
     name = registered_pairs(auxiliary=facts)
     overrides = ["DATASETS.TRAIN", (name,), "INPUT.AUXILIARY_FORMAT", "L", "INPUT.FLIP", 0.0]
     mapper = MultiModalDatasetMapper(build_config(overrides=overrides), True)
-    assert mapper.contract == AuxiliaryContract(**facts)
-    assert mapper.labels == LABELS
-    assert mapper.auxiliary_channels == 1
+    format = AuxiliaryFormat(**facts)
+    assert mapper.reader == PairReader(format, channel_order="BGR", channels=1, **LABELS)
     assert mapper.flip_probability == 0.0
 
 

@@ -10,9 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from smmcl.data.files import write_new_image
 from smmcl.engine.checkpoint import RunCheckpointer
-from smmcl.files.atomic import PREFIX, atomic, partials, write_text
+from smmcl.files.atomic import PREFIX, atomic, partials, write_new_image, write_text
 
 
 def save_checkpoint(path: pathlib.Path) -> None:

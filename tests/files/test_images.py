@@ -3,17 +3,19 @@
 import os
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from smmcl.data import decoding
-from smmcl.data.decoding import decode, decode_label
-from smmcl.data.reader import read_label
+from smmcl.data.format import AuxiliaryFormat
+from smmcl.data.reader import PairReader
+from smmcl.files import images
+from smmcl.files.images import decode, decode_label
 
 IDS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
-LABELS = {"label_offset": 0, "stored_ignore": None, "num_classes": 4, "ignore": 255}
+READER = PairReader(AuxiliaryFormat("thermal"), num_classes=4)
 
 
 def save(path, array, **options):
@@ -40,7 +42,7 @@ def gray_png(path, rows, *, bits, size):
 def test_labels_of_few_bits_are_read_as_stored(tmp_path, bits, byte, ids):
     path = gray_png(tmp_path / "a.png", [[byte]], bits=bits, size=(len(ids), 1))
     assert decode_label(path).tolist() == [ids]
-    assert read_label(path, **{**LABELS, "num_classes": 16}).tolist() == [ids]
+    assert replace(READER, num_classes=16).read_label(path).tolist() == [ids]
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "bmp", "gif"])
@@ -61,22 +63,22 @@ def test_lossless_formats_keep_ids(tmp_path, suffix):
 def test_labels_that_may_not_hold_their_ids(tmp_path, name, options, words):
     path = save(tmp_path / name, np.tile(IDS, (8, 8)), **options)
     with pytest.raises(ValueError, match=words):
-        read_label(path, **LABELS)
+        READER.read_label(path)
 
 
 def test_large_ids_need_no_large_table(tmp_path):
     path = save(tmp_path / "a.tiff", np.array([[0, 2**31 - 1]], dtype=np.int32))
     with pytest.raises(ValueError, match="holds the values 2147483647,"):
-        read_label(path, **LABELS)
-    assert read_label(path, **{**LABELS, "stored_ignore": 2**31 - 1}).tolist() == [[0, 255]]
+        READER.read_label(path)
+    assert replace(READER, stored_ignore=2**31 - 1).read_label(path).tolist() == [[0, 255]]
 
 
 def test_negative_ignore_value_takes_no_class(tmp_path):
     # Read as an index, -1 was the last entry of a table and erased class 3.
-    facts = {**LABELS, "stored_ignore": -1}
-    assert np.array_equal(read_label(save(tmp_path / "a.png", IDS), **facts), IDS)
+    reader = replace(READER, stored_ignore=-1)
+    assert np.array_equal(reader.read_label(save(tmp_path / "a.png", IDS)), IDS)
     path = save(tmp_path / "a.tiff", np.array([[-1, 3]], dtype=np.int32))
-    assert read_label(path, **facts).tolist() == [[255, 3]]
+    assert reader.read_label(path).tolist() == [[255, 3]]
 
 
 def test_only_regular_files_are_opened(tmp_path):
@@ -98,7 +100,7 @@ def test_size_is_limited_before_decoding(tmp_path, side):
 
 
 def test_size_at_the_limit_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 4)
+    monkeypatch.setattr(images, "MAX_PIXELS", 4)
     assert decode(save(tmp_path / "a.png", IDS), role="")[0].size == 4
 
 

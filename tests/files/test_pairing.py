@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smmcl.data.listing import find_images, match_pairs, unique_names
+from smmcl.files.pairing import find_images, match_pairs, unique_names
 
 
 def paths(*names: str) -> list[Path]:

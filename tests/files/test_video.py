@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from smmcl.data.video import VideoWriter, is_video, read_frame_pairs, read_frames
+from smmcl.files.video import VideoWriter, is_video, read_frame_pairs, read_frames
 
 
 def write(path: pathlib.Path, *, size: tuple[int, int] = (32, 48), num: int = 4) -> pathlib.Path:
@@ -23,14 +23,14 @@ def test_frames_are_rgb_in_their_order_and_of_even_sides(tmp_path: pathlib.Path)
         np.testing.assert_allclose(frame.mean(axis=(0, 1)), (200, 40 * count, 0), atol=12)
 
 
-def test_a_grey_video_has_one_channel_and_a_missing_one_is_none(tmp_path: pathlib.Path) -> None:
-    visible, grey = write(tmp_path / "v.mp4", num=1), VideoWriter(tmp_path / "g.mp4")
-    grey.write(np.full((32, 48, 3), 90, np.uint8))
-    grey.close()
-    ((frame, other),) = read_frame_pairs(visible, grey.path)
+def test_a_gray_video_has_one_channel_and_a_missing_one_is_none(tmp_path: pathlib.Path) -> None:
+    visible, gray = write(tmp_path / "v.mp4", num=1), VideoWriter(tmp_path / "g.mp4")
+    gray.write(np.full((32, 48, 3), 90, np.uint8))
+    gray.close()
+    ((frame, other),) = read_frame_pairs(visible, gray.path)
     assert (frame.shape, other.shape) == ((32, 48, 3), (32, 48))
-    ((_, coloured),) = read_frame_pairs(visible, visible)
-    assert coloured.shape == (32, 48, 3)
+    ((_, colored),) = read_frame_pairs(visible, visible)
+    assert colored.shape == (32, 48, 3)
     ((_, nothing),) = read_frame_pairs(visible, None)
     assert nothing is None
 

@@ -103,7 +103,7 @@ def copy(source, target):
     target.write_bytes(source.read_bytes())
 
 
-def to_grey(root):
+def to_gray(root):
     visible = np.asarray(Image.open(root / "rgb/00D.png")).astype(np.float32)
     write(root / "thermal/00D.png", (visible @ [0.299, 0.587, 0.114]).round().astype(np.uint8))
 
@@ -128,7 +128,7 @@ FAULTS = {
     "label out of range": (
         lambda r: write(r / "ids/00D.png", np.full(SIZE, 7, np.uint8)),
         "ids/00D.png holds the values 7"),
-    "label in colour": (
+    "label in color": (
         lambda r: write(r / "ids/00D.png", np.zeros((*SIZE, 3), np.uint8)),
         "ids/00D.png has mode 'RGB'"),
     "auxiliary of another size": (
@@ -139,15 +139,15 @@ FAULTS = {
     "auxiliary in 16 bits": (
         lambda r: write(r / "thermal/00D.png", np.full(SIZE, 900, np.uint16)),
         "thermal/00D.png stores uint16 values"),
-    "auxiliary colour-mapped": (
+    "auxiliary color-mapped": (
         lambda r: copy(r / "rgb/01N.png", r / "thermal/00D.png"),
         "thermal/00D.png has 3 channel(s)"),
-    "visible grey": (
+    "visible gray": (
         lambda r: copy(r / "thermal/00D.png", r / "rgb/00D.png"), "rgb/00D.png has mode 'L'"),
     "auxiliary constant": (
         lambda r: write(r / "thermal/00D.png", np.full(SIZE, 255, np.uint8)),
         "thermal/00D.png holds the single value 255"),
-    "auxiliary is the visible": (to_grey, "thermal/00D.png is the visible image in grey"),
+    "auxiliary is the visible": (to_gray, "thermal/00D.png is the visible image in gray"),
     "rotation tag": (with_rotation_tag, "rgb/00D.png carries EXIF orientation 8"),
     "more than published": (lambda r: append(r / "train.txt", "08D"), "9 pairs are listed but 8"),
     "pair in two splits": (lambda r: append(r / "val.txt", "03N"), "pair 03N is in both"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.data.video import VideoWriter, read_frames
+from smmcl.files.video import VideoWriter, read_frames
 
 DATASET = "synthetic_night_val@64x96"
 

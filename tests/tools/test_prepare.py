@@ -10,9 +10,10 @@ from PIL import Image
 
 from smmcl.data.datasets.description import read_description
 from smmcl.data.datasets.layouts import find_split
-from smmcl.data.files import write_new_image, write_new_text
 from smmcl.data.hha import NYU_CAMERA, compute_hha
-from smmcl.data.reader import read_auxiliary, read_label, read_pair
+from smmcl.data.reader import PairReader
+from smmcl.files.atomic import write_new_image, write_new_text
+from smmcl.files.images import decode
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ROOT / "smmcl/data/datasets"
@@ -57,8 +58,10 @@ def test_hha_of_a_folder(tmp_path, run, monkeypatch):
     expected = compute_hha(depth * 0.001, camera=NYU_CAMERA).image()
     assert np.array_equal(np.asarray(Image.open(tmp_path / "HHA/7.png")), expected)
     prepared, made = read_description(SETS / "nyudv2_hha.yaml").auxiliary
-    images = [read_auxiliary(tmp_path / "HHA/7.png", contract=prepared)]
-    images.append(read_auxiliary(tmp_path / "Depth/7.png", contract=made))
+    images = [
+        PairReader(format, num_classes=40).auxiliary(decode(tmp_path / place, role=""))
+        for format, place in ((prepared, "HHA/7.png"), (made, "Depth/7.png"))
+    ]
     assert np.array_equal(*images)
     before = (tmp_path / "HHA/7.png").stat().st_mtime_ns
     run(prepare, tmp_path / "Depth", tmp_path / "HHA", "--unit", 0.001)
@@ -80,15 +83,14 @@ def test_nyudv2_from_its_arrays(tmp_path):
     description = read_description(SETS / "nyudv2.yaml")
     found = find_split(description, "train", base=tmp_path)
     assert [record["image_id"] for record in found.records] == ["0", "2"]
-    assert found.contract.unit == "mm"
+    assert found.format.unit == "mm"
     record = found.records[1]
-    paths = record["file_name"], record["auxiliary_file_name"]
-    visible, auxiliary = read_pair(*paths, fmt="RGB", contract=found.contract)
+    reader = PairReader(found.format, label_offset=1, stored_ignore=0, num_classes=40)
+    visible, auxiliary = reader.images(record)
     assert visible[1, 5].tolist() == images[2, :, 5, 1].tolist()
     assert auxiliary[1, 5, 0] == pytest.approx(depths[2, 5, 1] * 25.5, abs=0.013)
-    facts = {"label_offset": 1, "stored_ignore": 0, "num_classes": 40, "ignore": 255}
     expected = {0: 255, 1: 39, 2: 2, 3: 255, 4: 11}[int(labels[2, 5, 1])]
-    assert read_label(record["sem_seg_file_name"], **facts)[1, 5] == expected
+    assert reader.label(record)[1, 5] == expected
     with pytest.raises(ValueError, match="not each of the 4 once"):
         prepare.write_lists({"train": [3, 1], "test": [2]}, output=root, num_pairs=4)
 

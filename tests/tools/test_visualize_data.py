@@ -30,8 +30,8 @@ def test_padding_is_shown(call_tool, run_folder, tmp_path) -> None:
     # Pairs of 64x96 halved to 32x48 in a crop of 64x64: 5/8 is padding.
     options = ("--limit", 1, "INPUT.SCALES", "[0.5]", "INPUT.CROP_SIZE", "[64, 64]")
     picture = np.asarray(Image.open(visualize(call_tool, run_folder, tmp_path, *options)[0]))
-    grey = (picture == (214, 216, 220)).all(axis=2).sum()
-    assert grey == 4 * (64 * 64 - 32 * 48) * 5**2  # four pictures, each enlarged five times
+    gray = (picture == (214, 216, 220)).all(axis=2).sum()
+    assert gray == 4 * (64 * 64 - 32 * 48) * 5**2  # four pictures, each enlarged five times
 
 
 def test_test_samples_in_their_order(call_tool, run_folder, tmp_path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.reader import label_facts, read_label
+from smmcl.data.reader import PairReader
 from smmcl.visualization.panels import LINE
 from smmcl.visualization.sheet import contact_sheet, draw_grid
 
@@ -52,8 +52,8 @@ def test_a_sheet_has_a_legend_and_leaves_out_what_cannot_be_read(dataset) -> Non
     # Four pictures enlarged to four times the stored width, five lines, two margins.
     assert whole.shape[1] == 4 * 384 + 4 + 2 * 28
     metadata = MetadataCatalog.get(dataset)
-    labels = [read_label(record["sem_seg_file_name"], **label_facts(metadata))
-              for record in DatasetCatalog.get(dataset)]  # fmt: skip
+    reader = PairReader.of(metadata)
+    labels = [reader.label(record) for record in DatasetCatalog.get(dataset)]
     below = whole[28 + 36 + 3 * (4 * 64 + 36 + 1) + 1 :]
     for place in set(np.unique(labels).tolist()) - {metadata.ignore_label}:
         assert (below == metadata.stuff_colors[place]).all(axis=2).any()

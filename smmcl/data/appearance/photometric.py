@@ -17,7 +17,7 @@ from smmcl.data.appearance.corruption import CORRUPTIONS, SEVERITIES
 Pair = tuple[np.ndarray, np.ndarray]
 Appearance = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
 
-GREY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
+GRAY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class PhotometricJitter:
     ) -> Pair:
         low, high = 1 - self.strength, 1 + self.strength
         brightness, contrast, saturation = generator.uniform(low, high, 3).astype(np.float32)
-        weights = GREY if self.image_format == "RGB" else GREY[::-1]
+        weights = GRAY if self.image_format == "RGB" else GRAY[::-1]
         image = visible.astype(np.float32) * brightness
         image = image.mean() + contrast * (image - image.mean())
-        grey = (image @ weights)[..., None]  # (H, W, 1)
-        image = grey + saturation * (image - grey)
+        gray = (image @ weights)[..., None]  # (H, W, 1)
+        image = gray + saturation * (image - gray)
         return _to_bytes(image), auxiliary
 
 
@@ -51,7 +51,7 @@ class LowLight:
     probability: float  # of a change
     stops: tuple[float, float] = (-5.0, -1.5)  # exposure, in powers of two
     gamma: tuple[float, float] = (1.0, 1.4)  # exponent that darkens the middle tones further
-    cast: float = 0.2  # largest relative gain of one colour against the others
+    cast: float = 0.2  # largest relative gain of one color against the others
     photons: tuple[float, float] = (500.0, 4000.0)  # that the full exposure would count at white
     read_noise: tuple[float, float] = (1.0, 5.0)  # standard deviation, in photons
 

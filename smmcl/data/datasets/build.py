@@ -74,7 +74,7 @@ def register_split(name: str, description: Description, split: str, *, base: str
         split=split,
         label_offset=description.label_offset,
         stored_ignore=description.stored_ignore,
-        auxiliary=dataclasses.asdict(found.contract),
+        auxiliary=dataclasses.asdict(found.format),
         absent_from_mean=list(description.absent_from_mean),
         num_images=description.splits[split].pairs,
     )

@@ -15,13 +15,7 @@ import cv2
 import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
-from smmcl.data.reader import (
-    auxiliary_contract,
-    check_same_size,
-    label_facts,
-    read_label,
-    read_pair,
-)
+from smmcl.data.reader import PairReader, check_same_size
 
 Array = np.ndarray
 LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B
@@ -137,15 +131,13 @@ def _check_pair(report: SplitReport, record: dict[str, Any], metadata: Any) -> N
     if missing:
         return
     visible_path, auxiliary_path, label_path = (record[key] for key in FILE_KEYS)
-    errors = []
+    errors, reader = [], PairReader.of(metadata)
     try:
-        visible, auxiliary = read_pair(
-            visible_path, auxiliary_path, fmt="RGB", contract=auxiliary_contract(metadata)
-        )
+        visible, auxiliary = reader.images(record)
     except ValueError as error:
         errors.append(str(error))
     try:
-        label = read_label(label_path, **label_facts(metadata))
+        label = reader.label(record)
         if not errors:
             check_same_size(visible, visible_path, label, label_path)
     except ValueError as error:
@@ -178,13 +170,13 @@ def _check_values(
                 f"{FILE_KEYS[key]} {record[key]} holds the single value {image.flat[0]:g}."
             )
     # Luminance, first on a few pixels: nearly all images differ there.
-    is_grey = all(
+    is_gray = all(
         np.abs(visible[::step, ::step] @ LUMINANCE - auxiliary[::step, ::step, 0]).max() <= 1
         for step in (16, 1)
     )
-    if is_grey:
+    if is_gray:
         report.problems.append(
-            f"auxiliary image {record['auxiliary_file_name']} is the visible image in grey."
+            f"auxiliary image {record['auxiliary_file_name']} is the visible image in gray."
         )
 
 

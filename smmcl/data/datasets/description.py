@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.data.datasets.keys import check_keys, class_names
-from smmcl.data.format import AuxiliaryContract
+from smmcl.data.format import AuxiliaryFormat
 from smmcl.files.yaml import read_layers
 
 PARTS = ("visible", "auxiliary", "label")
@@ -36,10 +36,10 @@ class Description:
     # where folders are named so, {split}.
     layouts: Sequence[Mapping[str, str]]
     splits: Mapping[str, Split]
-    auxiliary: Sequence[AuxiliaryContract]  # alternatives, told apart by the files' channels, bits
+    auxiliary: Sequence[AuxiliaryFormat]  # alternatives, told apart by the files' channels, bits
     root: Sequence[str] = (".",)  # folder of the files, or alternatives
     colors: Sequence[Sequence[int]] = ()  # RGB per class, 0..255
-    label_offset: int = 0  # this and the next as in `image_pair.read_label`
+    label_offset: int = 0  # this and the next as in `reader.PairReader`
     stored_ignore: int | None = None
     absent_from_mean: Sequence[str] = ()  # classes left out of the headline mean
     # For each tag a pattern of ids ("*N"), or a list file ("night.txt").
@@ -71,7 +71,7 @@ def read_description(path: str | Path) -> Description:
             facts[key] = _listed(facts[key])
     try:
         facts["splits"] = {name: _split(split or {}) for name, split in facts["splits"].items()}
-        facts["auxiliary"] = [AuxiliaryContract(**entry) for entry in _listed(facts["auxiliary"])]
+        facts["auxiliary"] = [AuxiliaryFormat(**entry) for entry in _listed(facts["auxiliary"])]
     except TypeError as error:
         raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
     facts["root"] = _listed(facts.get("root", "."))

@@ -63,7 +63,7 @@ color = _kind(
 )
 texts = _list_of(text)
 split = _mapping_of(text, lists=texts, pairs=_optional(count), only=_optional(text))
-contract = _mapping_of(
+auxiliary = _mapping_of(
     text,
     channels=whole,
     low=number,
@@ -75,7 +75,7 @@ KEYS: Mapping[str, Check] = {
     "classes": lambda v, place: texts([*v.values()] if isinstance(v, Mapping) else v, place),
     "layouts": _list_of(_mapping_of(text)),
     "splits": _mapping_of(_optional(split)),
-    "auxiliary": _list_of(contract),
+    "auxiliary": _list_of(auxiliary),
     "root": texts,
     "colors": _list_of(color),
     "label_offset": count,

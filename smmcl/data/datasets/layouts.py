@@ -1,4 +1,4 @@
-"""One lister for all datasets of pairs: finds the files of a split and recognises their layout."""
+"""One lister for all datasets of pairs: finds the files of a split and recognizes their layout."""
 
 import fnmatch
 import logging
@@ -9,9 +9,10 @@ from typing import Any
 
 from smmcl.data.datasets.description import PARTS, Description
 from smmcl.data.datasets.lists import Entry, check_unique, id_pattern, read_entries
-from smmcl.data.files import relative_path
-from smmcl.data.format import AuxiliaryContract
-from smmcl.data.reader import read_auxiliary
+from smmcl.data.format import AuxiliaryFormat
+from smmcl.data.reader import PairReader
+from smmcl.files.images import decode
+from smmcl.files.paths import relative_path
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class FoundSplit:
     """A split on disk."""
 
     layout: Mapping[str, str]  # the pattern of each part that its files follow
-    contract: AuxiliaryContract  # what its auxiliary images store
+    format: AuxiliaryFormat  # what its auxiliary images store
     records: list[dict[str, Any]]  # for the catalog
     num_skipped: int  # listed entries left out by `Description.skip`
 
@@ -39,15 +40,15 @@ def find_split(description: Description, split: str, *, base: str | Path) -> Fou
     root = _find_root(description, base)
     ids, num_skipped, layout = _find_layout(description, split, root=root)
     records = _records(description, ids, split, root=root, layout=layout)
-    contract = _find_contract(description, records)
+    auxiliary = _find_format(description, records)
     skipped = f" ({num_skipped} entries {description.skip!r} skipped)" if num_skipped else ""
     logger.info(
         f"{root}: split {split} has {len(ids)} pairs{skipped}; layout "
-        f"{' + '.join(layout[part] for part in PARTS)}; auxiliary {contract.kind}, "
-        f"{contract.channels} channel(s), unit {contract.unit}"
-        f"{', HHA made of it when read' if contract.camera else ''}"
+        f"{' + '.join(layout[part] for part in PARTS)}; auxiliary {auxiliary.kind}, "
+        f"{auxiliary.channels} channel(s), unit {auxiliary.unit}"
+        f"{', HHA made of it when read' if auxiliary.camera else ''}"
     )
-    return FoundSplit(layout, contract, records, num_skipped)
+    return FoundSplit(layout, auxiliary, records, num_skipped)
 
 
 def _find_root(description: Description, base: str | Path) -> Path:
@@ -150,19 +151,20 @@ def _read_tags(
     return tagged
 
 
-def _find_contract(
-    description: Description, records: Sequence[dict[str, Any]]
-) -> AuxiliaryContract:
-    """Takes the contract of the first probed file that fits one; else the first one's error."""
+def _find_format(description: Description, records: Sequence[dict[str, Any]]) -> AuxiliaryFormat:
+    """Takes the format of the first probed file that has one; else the first one's error."""
     first_error = None
     for record in _spread(records):
-        for contract in description.auxiliary:
+        for auxiliary in description.auxiliary:
+            reader = PairReader(auxiliary, num_classes=len(description.classes))
             try:
-                read_auxiliary(record["auxiliary_file_name"], contract=contract)
+                reader.stored_auxiliary(
+                    decode(record["auxiliary_file_name"], role="auxiliary image")
+                )
             except (ValueError, FileNotFoundError) as error:
                 first_error = first_error or error
             else:
-                return contract
+                return auxiliary
     raise first_error
 
 

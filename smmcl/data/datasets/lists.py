@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from smmcl.data.files import check_regular, relative_path
-from smmcl.data.listing import SUFFIXES
+from smmcl.files.pairing import SUFFIXES
+from smmcl.files.paths import check_regular, relative_path
 
 
 class Entry(NamedTuple):

@@ -63,7 +63,7 @@ def test_shift_moves_by_its_distance_and_repeats_the_border():
 
 
 def test_noise_has_its_strength():
-    grey = np.full((100, 100, 3), 128, np.float32)
-    noisy = CORRUPTIONS["noise"](grey, 2, np.random.default_rng(0))
+    gray = np.full((100, 100, 3), 128, np.float32)
+    noisy = CORRUPTIONS["noise"](gray, 2, np.random.default_rng(0))
     assert noisy.std() == pytest.approx(16, rel=0.02)
     assert noisy.mean() == pytest.approx(128, abs=0.5)

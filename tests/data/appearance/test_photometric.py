@@ -14,12 +14,12 @@ def pair():
 
 
 def test_jitter_by_hand():
-    # Strength 0 changes nothing; grey pixels have no saturation to lose.
+    # Strength 0 changes nothing; gray pixels have no saturation to lose.
     image = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)
     unchanged, _ = PhotometricJitter(0.0)(image, image, np.random.default_rng(0))
     assert np.array_equal(unchanged, image)
-    grey = np.full((2, 2, 3), 100, np.uint8)
-    changed, _ = PhotometricJitter(0.4)(grey, grey, np.random.default_rng(0))
+    gray = np.full((2, 2, 3), 100, np.uint8)
+    changed, _ = PhotometricJitter(0.4)(gray, gray, np.random.default_rng(0))
     assert len(np.unique(changed)) == 1
 
 
@@ -60,8 +60,8 @@ def test_low_light_noise_is_that_of_photons():
     # 100 photons at white: a standard deviation of 10 in a linear image.
     change = LowLight(1.0, stops=(0, 0), gamma=(1, 1), cast=0.0, photons=(100, 100),
                       read_noise=(0.0, 0.0))  # fmt: skip
-    grey = np.full((200, 200, 3), 128, np.uint8)  # 22 photons
-    seen, _ = change(grey, grey, np.random.default_rng(0))
+    gray = np.full((200, 200, 3), 128, np.uint8)  # 22 photons
+    seen, _ = change(gray, gray, np.random.default_rng(0))
     photons = 100 * (seen / 255.0) ** 2.2
     expected = 100 * (128 / 255) ** 2.2
     assert photons.mean() == pytest.approx(expected, rel=0.02)

@@ -25,7 +25,7 @@ def own(tmp_path):
     return path
 
 
-def test_colours_are_chosen_when_none_are_given(own):
+def test_colors_are_chosen_when_none_are_given(own):
     colors = read_description(own).colors
     assert len({tuple(color) for color in colors}) == 2
 
@@ -85,7 +85,7 @@ def test_keys_of_a_file_replace_those_of_its_base(own):
     mine = own.with_name("mine.yaml")
     mine.write_text("_BASE_: dataset.yaml\nauxiliary: [{kind: thermal}]\nsplits: {all: {}}")
     base, description = read_description(own), read_description(mine)
-    assert [contract.kind for contract in description.auxiliary] == ["thermal"]
+    assert [format.kind for format in description.auxiliary] == ["thermal"]
     assert list(description.splits) == ["all"]
     assert (description.classes, description.tags) == (base.classes, base.tags)
     mine.write_text("_BASE_: gone.yaml")

@@ -1,4 +1,4 @@
-"""Datasets on disk: every known layout is recognised, lists are read, and bad files explained."""
+"""Datasets on disk: every known layout is recognized, lists are read, and bad files explained."""
 
 import logging
 from pathlib import Path
@@ -154,8 +154,8 @@ def test_sixteen_bit_depth_is_told_from_eight(tmp_path):
     description = read_description(FOLDER / "nyudv2.yaml")
     write_pair(tmp_path / "nyudv2", description.layouts[0], "7", kind=np.uint16)
     write_lists(tmp_path / "nyudv2", description, "train", ["7"])
-    contract = find_split(description, "train", base=tmp_path).contract
-    assert (contract.unit, contract.high) == ("mm", 10000)
+    format = find_split(description, "train", base=tmp_path).format
+    assert (format.unit, format.high) == ("mm", 10000)
 
 
 def test_hha_is_made_where_there_is_only_depth(tmp_path, monkeypatch, caplog):
@@ -166,13 +166,13 @@ def test_hha_is_made_where_there_is_only_depth(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO, logger="smmcl"):
         found = find_split(description, "train", base=tmp_path)
     assert found.records[0]["auxiliary_file_name"].endswith("Depth/7.png")
-    assert len(found.contract.camera) == 4
+    assert len(found.format.camera) == 4
     assert "unit mm, HHA made of it when read" in caplog.text
     # Once there are prepared files, they are taken.
     write_pair(tmp_path / "nyudv2", description.layouts[1], "7", channels=3, size=(30, 40))
     found = find_split(description, "train", base=tmp_path)
     assert found.records[0]["auxiliary_file_name"].endswith("HHA/7.png")
-    assert found.contract.camera is None
+    assert found.format.camera is None
 
 
 def test_one_missing_or_damaged_file_does_not_hide_the_layout(mfnet, tmp_path):

@@ -1,6 +1,6 @@
 """Dark rooms as RGB and depth: furniture shows in depth, flat things in RGB alone.
 
-Furniture has nearly the colour of the wall or the floor and drowns in the dark; pictures, windows
+Furniture has nearly the color of the wall or the floor and drowns in the dark; pictures, windows
 and rugs are flat, so that depth does not know of them; the lamp glares.
 """
 
@@ -21,7 +21,7 @@ WALL, FLOOR, BED, TABLE, CHAIR, LAMP, PICTURE, WINDOW, RUG = range(len(CLASSES))
 
 @dataclass
 class Room:
-    """Half the width and the distance of the back wall in metres; colours of walls and floor."""
+    """Half the width and the distance of the back wall in meters; colors of walls and floor."""
 
     half: float
     back: float
@@ -135,7 +135,7 @@ def _place_lamp(
 
 
 def _measure_depth(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns millimetres as a structured-light sensor gives them: noise grows with the square."""
+    """Returns millimeters as a structured-light sensor gives them: noise grows with the square."""
     noise = rng.standard_normal(depth.shape, np.float32) * 0.003 * depth**2
     stored = np.clip((depth + noise) * 1000, 1, AUXILIARY["high"])
     stored[rng.random(depth.shape) < 0.01] = AUXILIARY["invalid"]  # no echo

@@ -1,6 +1,6 @@
 """A small ray caster: boxes and ellipsoids, lit by lamps, taken by a noisy camera.
 
-The generated rooms and streets are built of it. World axes: X right, Y up, Z forward, in metres;
+The generated rooms and streets are built of it. World axes: X right, Y up, Z forward, in meters;
 the image axes H, W come last, so that a vector image is (3, H, W).
 """
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NEAR = 0.1  # metres: what is closer to the camera is not seen
+NEAR = 0.1  # meters: what is closer to the camera is not seen
 
 
 @dataclass
 class Lamp:
     """A point light."""
 
-    position: tuple[float, float, float]  # X, Y, Z in metres
+    position: tuple[float, float, float]  # X, Y, Z in meters
     color: tuple[float, float, float]  # radiant power; 1 lights a white wall 1 m away fully
     glare: float = 0.0  # brightness of the halo that the lens shows around the lamp
-    cutoff: float = np.inf  # metres of height above which it sheds no light, as a low beam
+    cutoff: float = np.inf  # meters of height above which it sheds no light, as a low beam
 
 
 class Scene:
-    """Surfaces nearest to the camera, per pixel: what, how far, of what colour, how warm."""
+    """Surfaces nearest to the camera, per pixel: what, how far, of what color, how warm."""
 
     def __init__(self, size: tuple[int, int], *, position: tuple, pitch: float, yaw: float) -> None:
         """The camera looks down by `pitch` and to the right by `yaw`, in radians."""
@@ -128,7 +128,7 @@ class Scene:
 def take_picture(radiance: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
     """Turns radiance (3, H, W) into what a cheap camera stores in the dark, (H, W, 3) uint8 RGB.
 
-    Colour fades with brightness, photon and read-out noise are added, what exceeds 1 saturates.
+    Color fades with brightness, photon and read-out noise are added, what exceeds 1 saturates.
     """
     noise = rng.uniform(0.003, 0.006)  # deviation of the read-out noise, of full scale
     luminance = (radiance * vector((0.299, 0.587, 0.114))).sum(0)  # (H, W), Rec. 601
