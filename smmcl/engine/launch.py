@@ -1,103 +1,134 @@
-"""Several processes: starting them, wrapping the model for them, ending all when one dies."""
+"""Several processes: started by torchrun's agent, joined, and a model wrapped for them."""
 
 import argparse
-import contextlib
+import atexit
+import datetime
+import functools
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 
-from smmcl.d2 import comm, create_ddp_model, launch
+from smmcl.cli import run
+from smmcl.d2 import comm, create_ddp_model
 from smmcl.data.loader import STOP_SIGNALS
+from smmcl.engine.watch import Watch
 
-# Seconds between two signs of life; how many may be missed before a process counts as dead, and
-# how many when an error of this process may come from another one's death.
-BEAT = 1.0
-PATIENCE, SHORT_PATIENCE = 20, 5
-# Seconds left to whoever started this process to end it in better order.
-GRACE = 10.0
+# Seconds that stopped processes have to save, and for which one waits for the others.
+SAVING_TIME = 600
+TIMEOUT = datetime.timedelta(minutes=30)
+
+Main = Callable[[argparse.Namespace], object]
 
 logger = logging.getLogger(__name__)
 
 
-def start(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def start(main: Main, args: argparse.Namespace) -> None:
     """Runs `main(args)` in every process that the command line, or torchrun, asks for.
 
     Args:
-        main: of the tool, called in each process.
+        main: of the tool, called in each process; a function of a module, since it is pickled.
         args: with `num_gpus`, `num_machines`, `machine_rank` and `dist_url`.
     """
     if "LOCAL_WORLD_SIZE" in os.environ:
         _check_processes(int(os.environ["LOCAL_WORLD_SIZE"]))
-        _join_torchrun()
         _run(main, args)
-        return
+        sys.exit(0)  # the process group is gone, and with it what later code might count on
     _check_counts(args)
     _check_processes(args.num_gpus)
-    is_alone = args.num_gpus * args.num_machines == 1
+    if args.num_gpus * args.num_machines == 1:
+        main(args)
+    else:
+        _start_processes(main, args)
+
+
+def _start_processes(main: Main, args: argparse.Namespace) -> None:
+    """Runs `main(args)` in processes of torchrun's agent; the first failure ends all of them."""
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False  # what went wrong is said below, once
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        with contextlib.nullcontext() if is_alone else _passing_signals_on():
-            launch(
-                _run,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(main, args),
-            )
-    except ProcessExitedException as error:
-        if error.exit_code >= 0:
-            raise SystemExit(error.exit_code) from None  # it has said why
-        rank = args.machine_rank * args.num_gpus + error.error_index
-        sys.stderr.write(
-            f"error: process {rank} was ended by {error.signal_name}, and the others with it. "
-            "SIGKILL mostly means that memory ran out. --resume goes on from the last checkpoint.\n"
-        )
-        raise SystemExit(128 - error.exit_code) from None
-    except ProcessRaisedException as error:
-        rank = args.machine_rank * args.num_gpus + error.error_index
-        sys.stderr.write(f"process {rank} failed, and the others were ended\n")
-        raise
-
-
-@contextlib.contextmanager
-def _passing_signals_on() -> Iterator[None]:
-    """Hands SIGTERM, SIGINT and SIGHUP on to the processes of the run, and waits for what they do.
-
-    By default this process would end first, and the others be killed while they save.
-    """
-    received = 0
-
-    def receive(number: int, frame: object) -> None:
-        nonlocal received
-        received = number
-        for child in multiprocessing.active_children():
-            os.kill(child.pid, number)
-
-    before = handle_stop_signals(receive)
-    try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="smmcl_") as folder:
+            launcher = elastic_launch(_launch_config(args, folder), run)
+            launcher(functools.partial(_run, main, args))
+    except SignalException as stop:
+        for child in multiprocessing.active_children():  # a second signal came while they saved
+            child.terminate()
+            child.join(SAVING_TIME)
+        sys.stderr.write(f"error: stopped by {stop.sigval.name}\n")
+        raise SystemExit(128 + stop.sigval) from None
+    except ChildFailedError as error:
+        raise SystemExit(_explain(error)) from None
+    except dist.DistError as error:
+        raise ValueError(
+            f"the machines do not meet at {args.dist_url}: {str(error).splitlines()[0]} Set "
+            "--dist-url to an address and a free port of machine 0, the same on all machines."
+        ) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if received:  # torch takes a process that SIGINT ended for one that is done
-        raise SystemExit(128 + received)
+
+
+def _launch_config(args: argparse.Namespace, folder: str) -> LaunchConfig:
+    several = {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": args.dist_url.removeprefix("tcp://"),
+        "rdzv_configs": {"rank": args.machine_rank},
+    }
+    alone = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "127.0.0.1"}
+    config = LaunchConfig(
+        min_nodes=args.num_machines,
+        max_nodes=args.num_machines,
+        nproc_per_node=args.num_gpus,
+        run_id="smmcl",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(folder),
+        **(several if args.num_machines > 1 else alone),
+    )
+    # Fields that torch 2.6 does not have, and does without.
+    config.shutdown_timeout = SAVING_TIME
+    config.signals_to_handle = ",".join(number.name for number in _stop_signals())
+    return config
+
+
+def _explain(failed: ChildFailedError) -> int:
+    """Says which process ended the run, and returns the exit status of the run."""
+    rank, failure = failed.get_first_failure()
+    if failure.exitcode < 0:
+        sys.stderr.write(
+            f"error: process {rank} was ended by {failure.signal_name()}, and the others with it. "
+            "SIGKILL mostly means that memory ran out. --resume goes on from the last checkpoint.\n"
+        )
+        return 128 - failure.exitcode
+    if isinstance(failure.message, dict):  # of an error that is no user's
+        sys.stderr.write(failure.message["extraInfo"]["py_callstack"])
+    if failure.exitcode < 128:
+        sys.stderr.write(f"process {rank} failed, and the others were ended\n")
+    return failure.exitcode
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """What stops a run; nohup's choice stays."""
+    has_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if number != signal.SIGHUP or not has_nohup]
 
 
 def handle_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Sets the handler of what stops a run; returns those before. nohup's choice stays."""
-    has_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    numbers = [n for n in STOP_SIGNALS if n != signal.SIGHUP or not has_nohup]
-    return {number: signal.signal(number, handler) for number in numbers}
+    """Sets the handler of what stops a run; returns those before."""
+    return {number: signal.signal(number, handler) for number in _stop_signals()}
 
 
 def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
@@ -137,6 +168,11 @@ def _check_counts(args: argparse.Namespace) -> None:
             f"--machine-rank is {args.machine_rank} but --num-machines is {args.num_machines}. "
             f"Ranks count from 0: give each machine its own, up to {args.num_machines - 1}."
         )
+    if args.num_machines > 1 and not re.fullmatch(r"tcp://\S+:\d+", args.dist_url):
+        raise ValueError(
+            f"--dist-url is {args.dist_url}, where {args.num_machines} machines cannot meet. Set "
+            "it to tcp://ADDRESS:PORT of machine 0, the same on all machines."
+        )
 
 
 def _check_processes(num_processes: int) -> None:
@@ -160,11 +196,13 @@ def log_processes() -> None:
         )
 
 
-def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+def _run(main: Main, args: argparse.Namespace) -> None:
+    """Joins the group that the environment names, and runs `main` under the eyes of the others."""
+    _join()
     if comm.get_world_size() == 1:
         main(args)
         return
-    watch = _Watch()
+    watch = Watch()
     watch.start()
     status = 0
     try:
@@ -179,91 +217,28 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
     comm.synchronize()
     watch.leave()
     dist.destroy_process_group()
-    # What there was to do is done and written. Now and then gloo's threads abort an interpreter
-    # that takes itself apart, which would turn a good run into a failed one.
+    if status:
+        _leave(status)
+    atexit.register(_leave, 0)
+
+
+def _leave(status: int) -> None:
+    """Ends this process, which has done and written all there was.
+
+    Now and then gloo's threads abort an interpreter that takes itself apart, which would turn a
+    good run into a failed one.
+    """
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-class _Watch(threading.Thread):
-    """Ends this process soon after another has died, and says which; NCCL alone would hang.
-
-    Every process counts its signs of life in the store through which all of them have met. Missing
-    ones are counted as well, not timed, so that a run that was suspended wakes up whole.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="watch", daemon=True)
-        store = dist.distributed_c10d._get_default_store()
-        # A clone (torch 2.8) does not wait where the main thread waits for a slow process.
-        self.store = dist.PrefixStore("watch", store.clone() if hasattr(store, "clone") else store)
-        self.rank = str(comm.get_rank())
-        self.seen = {str(rank): b"" for rank in range(comm.get_world_size())}
-        del self.seen[self.rank]
-        self.missed = dict.fromkeys(self.seen, 0)
-        self.left = threading.Event()
-        self.store.set(self.rank, "0")
-        comm.synchronize()  # from here on every process has its sign
-
-    def run(self) -> None:
-        beat = 0
-        while not self.left.wait(BEAT):
-            beat += 1
-            try:
-                reason = self._look(beat)
-            except RuntimeError:
-                reason = "the run's store is gone, and with it process 0 or torchrun"
-            if reason:
-                self._end(reason)
-
-    def report(self, error: Exception) -> None:
-        """Tells the others that this process fails; returns unless another had failed before."""
-        if isinstance(error, RuntimeError):  # perhaps only of the connection to a dead process
-            self.left.wait((SHORT_PATIENCE + 2) * BEAT)
-        what = str(error).strip().partition("\n")[0]
-        own = f"process {self.rank} failed: {type(error).__name__}: {what}"
-        first = self.store.compare_set("failed", "", self._silent(SHORT_PATIENCE) or own).decode()
-        if first != own:
-            self._end(first)
-        self.left.wait(2 * BEAT)  # process 0 takes the store with it, so let the others read
-
-    def leave(self) -> None:
-        """Ends the watch without alarming the others."""
-        self.left.set()
-        with contextlib.suppress(RuntimeError):  # process 0 may have left with the store
-            self.store.set(self.rank, "left")
-
-    def _look(self, beat: int) -> str:
-        """Gives a sign of life and looks for those of the others; returns what is wrong."""
-        self.store.set(self.rank, str(beat))
-        for rank, sign in zip(self.seen, self.store.multi_get([*self.seen]), strict=True):
-            is_alive = sign == b"left" or sign != self.seen[rank]
-            self.missed[rank] = 0 if is_alive else self.missed[rank] + 1
-            self.seen[rank] = sign
-        if self.store.check(["failed"]):
-            return self.store.get("failed").decode()
-        return self._silent(PATIENCE)
-
-    def _silent(self, patience: int) -> str:
-        dead = [rank for rank, missed in self.missed.items() if missed >= patience]
-        return f"process {', '.join(dead)} died or lost its connection" if dead else ""
-
-    def _end(self, reason: str) -> None:
-        """Ends this process, unless it leaves by itself or is ended by whoever started it."""
-        if self.left.wait(GRACE):
-            return
-        logger.error("Leaving: %s", reason)
-        sys.stderr.write(f"error: process {self.rank} leaves: {reason}\n")
-        sys.stderr.flush()
-        os._exit(1)
-
-
-def _join_torchrun() -> None:
+def _join() -> None:
+    """Makes the process group of torchrun's environment variables."""
     has_gpu = torch.cuda.is_available()
-    torch.distributed.init_process_group("nccl" if has_gpu else "gloo")
-    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=TIMEOUT)
+    comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     comm.synchronize()

@@ -69,6 +69,13 @@ def test_counts_that_make_no_run_are_refused(counts, words) -> None:
         start(lambda args: pytest.fail("it was started"), given)
 
 
+@pytest.mark.parametrize("url", ["auto", "tcp://node0", "node0:4000"])
+def test_several_machines_need_a_place_to_meet(url: str) -> None:
+    names = {"num_gpus": 1, "num_machines": 2, "machine_rank": 0}
+    with pytest.raises(ValueError, match=rf"--dist-url is {url}.*tcp://ADDRESS:PORT of machine 0"):
+        start(print, argparse.Namespace(**names, dist_url=url))
+
+
 def test_one_process_is_this_one() -> None:
     seen = []
     start(seen.append, arguments(1))
@@ -100,7 +107,8 @@ def main(args):
             open(sys.argv[3], "w").write(str(time.time()))
             if sys.argv[1] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise ValueError("image a.png cannot be read.")
+            kind = {"raise": ValueError, "fault": TypeError}[sys.argv[1]]
+            raise kind("image a.png cannot be read.")
         torch.distributed.all_reduce(torch.ones(1))
 
 if __name__ == "__main__":
@@ -112,8 +120,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machines", [1, 2])
-@pytest.mark.parametrize("how", ["kill", "raise"])
+@pytest.mark.parametrize(
+    ("how", "machines"), [("kill", 1), ("kill", 2), ("raise", 1), ("raise", 2), ("fault", 1)]
+)
 def test_a_death_ends_all_within_a_minute_and_is_named(tmp_path, how: str, machines: int) -> None:
     """The last process dies; with two machines the first hears of it from the store alone."""
     script, died_at = tmp_path / "script.py", tmp_path / "died_at"
@@ -134,7 +143,10 @@ def test_a_death_ends_all_within_a_minute_and_is_named(tmp_path, how: str, machi
         assert f"error: process {victim} was ended by SIGKILL" in errors[-1]
     else:
         assert f"process {victim} failed" in errors[-1]
-        assert "error: image a.png cannot be read." in errors[-1]
+        assert running[-1].returncode == (2 if how == "raise" else 1)
+        line = "error: image" if how == "raise" else "TypeError: image"
+        assert errors[-1].count(f"{line} a.png cannot be read.") == 1
+        assert ("Traceback" in errors[-1]) is (how == "fault")
     if machines == 2:
         named = "failed: ValueError: image a.png" if how == "raise" else "died or lost"
         assert "leaves: process" in errors[0]

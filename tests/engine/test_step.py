@@ -1,5 +1,6 @@
 """A step in parts equals the step of the whole batch; mixed precision where it is meant."""
 
+import argparse
 import logging
 import pathlib
 
@@ -9,8 +10,8 @@ from torch import nn
 
 import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.config import build_config
-from smmcl.d2 import build_model, comm, launch
-from smmcl.engine.launch import parallelise
+from smmcl.d2 import build_model, comm
+from smmcl.engine.launch import parallelise, start
 from smmcl.engine.solver import build_optimizer
 from smmcl.engine.step import StepTrainer, amp_dtype, build_step_trainer, unsynchronised
 from smmcl.modeling.head.hamburger import MatrixFactorization
@@ -76,22 +77,23 @@ def test_parts_are_the_whole_batch() -> None:
     assert largest_difference(whole, train(1, batch()[:2])) > 1e-4
 
 
-def _one_of_two(folder: str) -> None:
+def _one_of_two(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     MatrixFactorization._draw = lambda self, data: self.start
     mine = batch(8)[comm.get_rank() :: 2]
     model = train(2, mine, wrap=lambda model: parallelise(model, has_sync_norm=False))
     if comm.is_main_process():
-        torch.save(list(model.parameters()), pathlib.Path(folder) / "parameters.pth")
+        torch.save(list(model.parameters()), args.folder / "parameters.pth")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_given_bases")
 def test_parts_of_two_processes_are_the_whole_batch(tmp_path, monkeypatch) -> None:
-    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
     import test_step
 
-    launch(test_step._one_of_two, 2, dist_url="auto", args=(str(tmp_path),))
+    two = {"num_gpus": 2, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+    start(test_step._one_of_two, argparse.Namespace(**two, folder=tmp_path))
     whole = train(1, batch(8)).parameters()
     parts = torch.load(tmp_path / "parameters.pth")
     for a, b in zip(whole, parts, strict=True):
