@@ -26,6 +26,9 @@ PARTS: dict[str, type | UnionType] = {
     **{"inputs.stuff_classes": list | tuple, "inputs.auxiliary": dict},
 }
 
+# Prefixes of parameters that had another name before.
+MOVED = {"backbone.exchanges.": "backbone.fusions."}
+
 logger = logging.getLogger(__name__)
 
 
@@ -153,10 +156,9 @@ class RunCheckpointer(DetectionCheckpointer):
         data = read_file(filename)  # the engines' own reading lets some files run code
         data = data if "model" in data else {"model": data}
         _check_parts(data, filename)
-        hooks = data.get("trainer", {}).get("hooks", {})
-        for state in (data["model"], *(hooks[key] for key in hooks if key == "WeightAverage")):
+        for state in _states(data):
             check_state(state, filename)
-        return data
+        return with_new_names(data)
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         hooks = checkpoint.get("trainer", {}).get("hooks", {})
@@ -192,6 +194,23 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         config=cfg.dump(),
         **checkpointables,
     )
+
+
+def with_new_names(data: dict[str, Any]) -> dict[str, Any]:
+    """Gives the parameters in a checkpoint, or in a bare state, today's names; changes it."""
+    for state in _states(data):
+        for before, now in MOVED.items():
+            for name in [name for name in state if name.startswith(before)]:
+                state[now + name.removeprefix(before)] = state.pop(name)
+    return data
+
+
+def _states(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The weights in a checkpoint, and their average if it has one."""
+    yield data.get("model", data)
+    hooks = data.get("trainer", {}).get("hooks", {})
+    if "WeightAverage" in hooks:
+        yield hooks["WeightAverage"]
 
 
 def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
