@@ -1,14 +1,19 @@
-"""The command `smmcl NAME ...` and the guard of all tools: a user's mistake ends as a sentence."""
+"""The command `smmcl NAME ...` and the guard of all tools: a user's mistake ends as a sentence.
+
+The user's are ValueError, OSError and a KeyError that is a sentence; all else is a fault of the
+program. What the engines report by assertion is raised as ValueError where they are called.
+"""
 
 import ast
+import errno
 import importlib.util
 import logging
 import os
-import pathlib
-import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 # What each command runs: a file of tools/ and its first arguments.
 COMMANDS = {
@@ -25,10 +30,7 @@ COMMANDS = {
     "convert": ("convert_weights",),
     "visualize-data": ("visualize_data",),
 }
-USER_ERRORS = (ValueError, KeyError, FileNotFoundError, NotADirectoryError, PermissionError)
-ASSERTING_FILES = ("config.py", "catalog.py")  # these report the user's mistakes by assertion
-# Another process hands its error on as the text of a traceback, of which this is the end.
-LAST_ERROR = re.compile(r".*\n  File .*?\n(?:\w+\.)*(\w+): (.*)", re.DOTALL)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 logger = logging.getLogger("smmcl")
 
@@ -70,10 +72,13 @@ def run(main: Callable[[], object]) -> None:
     """Runs a tool; an error that its user can mend is one line on stderr, with exit status 2.
 
     Its traceback goes to the run's log file; SMMCL_DEBUG=1 lets it through to the console. Any
-    other error is a fault of the program and keeps its traceback.
+    other error is a fault of the program and keeps its traceback. Ctrl-C ends with status 130.
     """
     try:
         main()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: stopped by Ctrl-C\n")
+        raise SystemExit(130) from None
     except Exception as error:
         message = user_message(error)
         if message is None or os.environ.get("SMMCL_DEBUG") == "1":
@@ -85,17 +90,32 @@ def run(main: Callable[[], object]) -> None:
 
 def user_message(error: Exception) -> str | None:
     """What to tell the user, in one line, or None when the fault is not the user's."""
-    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    name = type(error).__name__
-    is_users = isinstance(error, USER_ERRORS) or _is_about_config(error)
-    if found := LAST_ERROR.match(text):
-        name, text = found.groups()
-        is_users = name in {kind.__name__ for kind in USER_ERRORS}
-        text = text.strip().strip("'\"") if name == "KeyError" else text
-    if not is_users:
+    if not isinstance(error, ValueError | KeyError | OSError):
         return None
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = _of_the_system(error)
+    elif isinstance(error, KeyError):
+        text = str(error.args[0]) if error.args else ""
+    # A DataLoader raises a worker's error anew: the same class, but its text is a traceback.
+    if text.startswith(f"Caught {name} in DataLoader worker"):
+        text = text.rpartition(f"{name}: ")[2].strip()
+        text = text.strip("'\"") if isinstance(error, KeyError) else text
     text = " ".join(text.split())
-    return text if " " in text else f"{name}: {text} (SMMCL_DEBUG=1 shows where)"
+    if " " in text:
+        return text
+    return None if isinstance(error, KeyError) else f"{name}: {text} (SMMCL_DEBUG=1 shows where)"
+
+
+def _of_the_system(error: OSError) -> str:
+    """Which file the system refused, why, and how much is free where the disk is full."""
+    if error.filename is None:
+        return error.strerror
+    text = f"{error.filename}: {error.strerror}"
+    if error.errno not in FULL:
+        return text
+    folder = next(path for path in Path(error.filename).absolute().parents if path.is_dir())
+    return f"{text}; {shutil.disk_usage(folder).free / 2**20:.0f} MiB are free in {folder}"
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
@@ -103,12 +123,6 @@ def without_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info and record.exc_info[1] and user_message(record.exc_info[1]):
         record.exc_info = None
     return True
-
-
-def _is_about_config(error: Exception) -> bool:
-    frames = traceback.extract_tb(error.__traceback__)
-    name = pathlib.Path(frames[-1].filename).name if frames else ""
-    return isinstance(error, AssertionError) and name in ASSERTING_FILES and bool(str(error))
 
 
 def _log_to_files(text: str) -> None:

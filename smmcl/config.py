@@ -9,6 +9,8 @@ from smmcl.d2 import CfgNode, get_cfg
 from smmcl.files.imports import import_own
 from smmcl.files.yaml import as_config, as_keys, load_yaml, read_layers
 
+UNKNOWN_KEY = "Non-existent config key: "  # yacs' words
+
 Extension = Callable[[CfgNode], None]
 EXTENSIONS: list[Extension] = []  # functions that add keys of further parts
 
@@ -66,9 +68,10 @@ def build_config(
     if config_file:
         if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
             raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
-        with _naming_the_key(cfg, config_file):
+        with _naming_the_source(cfg, config_file):
             cfg.merge_from_other_cfg(CfgNode(tree))
-    with _naming_the_key(cfg, "the command line"):
+    with _naming_the_source(cfg, "the command line"):
+        _check_overrides(cfg, overrides or [])
         cfg.merge_from_list(overrides or [])
     cfg.freeze()
     return cfg
@@ -79,7 +82,7 @@ def _imports_among(overrides: Sequence[object]) -> list[str] | None:
     for key, value in zip(overrides[::2], overrides[1::2], strict=False):
         if key == "IMPORTS":
             node = CfgNode({"IMPORTS": []})
-            with _naming_the_key(node, "the command line"):
+            with _naming_the_source(node, "the command line"):
                 node.merge_from_list([key, value])
             return node.IMPORTS
     return None
@@ -109,14 +112,29 @@ def find_config(config_file: str) -> str:
     )
 
 
+def _check_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    """Refuses what the engines would refuse by assertion."""
+    for key in overrides[::2]:
+        node: object = cfg
+        for name in key.split("."):
+            if not isinstance(node, CfgNode) or name not in node:
+                raise KeyError(f"{UNKNOWN_KEY}{key}")
+            node = node[name]
+    if len(overrides) % 2:
+        raise KeyError(f"{overrides[-1]} has no value. Give pairs of KEY VALUE.")
+
+
 @contextlib.contextmanager
-def _naming_the_key(cfg: CfgNode, source: str) -> Iterator[None]:
+def _naming_the_source(cfg: CfgNode, source: str) -> Iterator[None]:
     """Answers a key or value that does not fit with one sentence, and the key that is nearest."""
     known = list(_leaves(cfg))
     try:
         yield
-    except (KeyError, AssertionError) as error:
-        key = str(error).strip("'\"").rpartition(": ")[2]
+    except KeyError as error:
+        reason = str(error.args[0])
+        if not reason.startswith(UNKNOWN_KEY):
+            raise ValueError(f"{source}: {reason}") from error
+        key = reason.removeprefix(UNKNOWN_KEY)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else "smmcl/config.py lists the keys."
         if key.startswith("--"):

@@ -1,13 +1,15 @@
 """The command over the tools; which errors end as a sentence, and where their tracebacks go."""
 
+import errno
 import logging
 import pathlib
+import shutil
+import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
-import torch.multiprocessing
 from torch.utils.data import DataLoader, Dataset
-from yacs.config import CfgNode
 
 from smmcl.cli import COMMANDS, main, run, user_message, without_traceback
 
@@ -90,21 +92,34 @@ def test_errors_of_the_user_are_one_line(capsys: pytest.CaptureFixture) -> None:
     assert ended(capsys, ValueError("too dark.\n  Light it.")) == "error: too dark. Light it.\n"
     assert ended(capsys, KeyError("no such 'thing'")) == "error: no such 'thing'\n"
     lines = ended(capsys, FileNotFoundError(2, "No such file or directory", "a.png"))
-    assert lines == "error: [Errno 2] No such file or directory: 'a.png'\n"
+    assert lines == "error: a.png: No such file or directory\n"
+    assert ended(capsys, OSError(30, "Read-only file system", "b")).startswith(
+        "error: b: Read-only"
+    )
+
+
+def test_a_full_disk_says_how_much_is_free(capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**20))
+    error = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "not/there.pth"))
+    assert ended(capsys, error) == (
+        f"error: {tmp_path}/not/there.pth: No space left on device; 3 MiB are free in {tmp_path}\n"
+    )
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        run(lambda: signal.raise_signal(signal.SIGINT))
+    assert leaving.value.code == 130
+    assert capsys.readouterr().err == "error: stopped by Ctrl-C\n"
 
 
 def test_a_message_that_says_nothing_names_its_class(capsys: pytest.CaptureFixture) -> None:
-    assert ended(capsys, KeyError("res5")).startswith("error: KeyError: res5 (SMMCL_DEBUG=1")
-
-
-def test_config_assertions_are_the_users() -> None:
-    error = raised_by(CfgNode({"A": 1}).merge_from_list, ["B", 2])
-    assert isinstance(error, AssertionError)
-    assert user_message(error) == "Non-existent key: B"
+    assert ended(capsys, ValueError("res5")).startswith("error: ValueError: res5 (SMMCL_DEBUG=1")
 
 
 def test_faults_of_the_program_keep_their_traceback() -> None:
-    for error in (RuntimeError("shapes differ"), AssertionError("never so"), TypeError("a b")):
+    faults = (RuntimeError("a b"), AssertionError("Non-existent key: B"), TypeError("a b"))
+    for error in (*faults, KeyError("res5"), KeyError()):
         assert user_message(error) is None
         with pytest.raises(type(error)):
             run(lambda error=error: (_ for _ in ()).throw(error))
@@ -124,20 +139,6 @@ def test_a_workers_error_is_its_last_line() -> None:
         error = raised_by(lambda kind=kind: next(iter(DataLoader(kind(), num_workers=1))))
         assert "DataLoader worker" in str(error)
         assert user_message(error) == message
-
-
-def test_a_spawned_processes_error_is_its_last_line() -> None:
-    # The text is that of torch.multiprocessing.spawn around an error of a DataLoader's worker.
-    worker = raised_by(lambda: next(iter(DataLoader(Unreadable(), num_workers=1))))
-    text = (
-        f'Traceback (most recent call last):\n  File "a.py", line 1\n    b()\nValueError: {worker}'
-    )
-    error = torch.multiprocessing.ProcessRaisedException(f"\n\n-- Process 0:\n{text}\n", 0, 1)
-    assert user_message(error) == "image a.png cannot be read: it is cut short."
-    other = torch.multiprocessing.ProcessRaisedException(
-        text.replace("ValueError", "OddError"), 0, 1
-    )
-    assert user_message(other) is None
 
 
 def test_the_traceback_goes_to_the_log_file_only(

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from smmcl.config import add_smmcl_config, build_config
-from smmcl.d2 import CfgNode, get_cfg
+from smmcl.d2 import ENGINE, CfgNode, get_cfg
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -90,6 +90,15 @@ def test_unknown_key_is_answered_by_name() -> None:
         build_config("Base-SMMCL.yaml", ["MODEL.FUSION.SCAL", "1.0"])
     with pytest.raises(ValueError, match=r"--num-gpus, .* Options come before"):
         build_config("Base-SMMCL.yaml", ["SEED", "1", "--num-gpus", "2"])
+
+
+def test_only_an_unknown_key_is_called_one(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"command line: SEED has no value\. Give pairs"):
+        build_config("Base-SMMCL.yaml", ["VERSION", "2", "SEED"])
+    if ENGINE == "builtin":
+        (tmp_path / "a.yaml").write_text("MODEL: {RPN: {IN_FEATURES: [p2]}}\n")
+        with pytest.raises(ValueError, match=r"a\.yaml: MODEL\.RPN\.IN_FEATURES is \['p2'\]\. The"):
+            build_config(str(tmp_path / "a.yaml"))
 
 
 def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:

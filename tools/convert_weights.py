@@ -4,12 +4,9 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 from smmcl.cli import run
 from smmcl.d2 import setup_logger
-from smmcl.engine.checkpoint import with_new_names
-from smmcl.files.atomic import atomic
+from smmcl.engine.checkpoint import with_new_names, write_tensors
 from smmcl.weights.convert import convert_from_authors, convert_to_authors
 from smmcl.weights.files import read_file
 
@@ -28,8 +25,7 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     converted = CONVERSIONS[args.to](with_new_names(read_file(args.input)), args.input)
-    with atomic(args.output, is_durable=True) as path, path.open("wb") as file:
-        torch.save(converted, file)
+    write_tensors(args.output, converted)
 
 
 if __name__ == "__main__":

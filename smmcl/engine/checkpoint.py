@@ -85,8 +85,7 @@ class RunCheckpointer(DetectionCheckpointer):
         }
         path = pathlib.Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", path)
-        with atomic(path, is_durable=True) as partial, partial.open("wb") as file:
-            torch.save(data, file)
+        write_tensors(path, data)
         if RESUMABLE.fullmatch(path.name):
             self.tag_last_checkpoint(path.name)
             self._remove_old(path)
@@ -194,6 +193,17 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
         config=cfg.dump(),
         **checkpointables,
     )
+
+
+def write_tensors(path: str | pathlib.Path, data: dict[str, Any]) -> None:
+    """Saves data by torch, whole or not at all."""
+    with atomic(path, is_durable=True) as partial, partial.open("wb") as file:
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:  # torch closes its archive, and fails again over that
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def with_new_names(data: dict[str, Any]) -> dict[str, Any]:

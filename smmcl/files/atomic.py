@@ -38,8 +38,11 @@ def atomic(path: str | Path, *, is_durable: bool = False) -> Iterator[Path]:
         partial.replace(path)
         if is_durable:
             _flush(path.parent)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        is_unnamed = isinstance(error, OSError) and error.filename in (None, str(partial))
+        if is_unnamed and error.errno:
+            error.filename = str(path)  # a full disk is reported without a name
         raise
 
 

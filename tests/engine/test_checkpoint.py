@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import resource
 
 import pytest
 import torch
@@ -71,6 +72,17 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch) -> None:
         checkpointer.save("model_final")
     assert (tmp_path / "model_final.pth").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"last_checkpoint", "model_final.pth"}
+
+
+def test_a_full_disk_is_told_by_the_file(tmp_path: pathlib.Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large.*/model_final\.pth'$"):
+            RunCheckpointer(model(64), str(tmp_path)).save("model_final")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_file_leaves_unfilled_is_an_error_unless_named(tmp_path: pathlib.Path) -> None:

@@ -65,19 +65,26 @@ def register_split(name: str, description: Description, split: str, *, base: str
         base: folder that the description's root is relative to.
     """
     found = find_split(description, split, base=base)
+    facts = {
+        "stuff_classes": list(description.classes),
+        "stuff_colors": [list(color) for color in description.colors],
+        "ignore_label": 255,
+        "evaluator_type": "sem_seg",
+        "split": split,
+        "label_offset": description.label_offset,
+        "stored_ignore": description.stored_ignore,
+        "auxiliary": dataclasses.asdict(found.format),
+        "absent_from_mean": list(description.absent_from_mean),
+        "num_images": description.splits[split].pairs,
+    }
+    try:
+        MetadataCatalog.get(name).set(**facts)
+    except AssertionError as error:  # of a fact that the catalog has otherwise
+        raise ValueError(
+            f"dataset {name!r} is not what the catalog already says of that name: "
+            f"{str(error).splitlines()[0]} Register yours under another name."
+        ) from error
     DatasetCatalog.register(name, lambda: found.records)
-    MetadataCatalog.get(name).set(
-        stuff_classes=list(description.classes),
-        stuff_colors=[list(color) for color in description.colors],
-        ignore_label=255,
-        evaluator_type="sem_seg",
-        split=split,
-        label_offset=description.label_offset,
-        stored_ignore=description.stored_ignore,
-        auxiliary=dataclasses.asdict(found.format),
-        absent_from_mean=list(description.absent_from_mean),
-        num_images=description.splits[split].pairs,
-    )
 
 
 @functools.cache
