@@ -61,10 +61,10 @@ def _usage() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tool(name: str) -> pathlib.Path:
+def _tool(name: str) -> Path:
     """The file of a tool: tools/ stands at top level; a wheel has it inside the package."""
-    inside = pathlib.Path(__file__).with_name("tools")
-    folder = inside if inside.is_dir() else pathlib.Path(__file__).parents[1] / "tools"
+    inside = Path(__file__).with_name("tools")
+    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "tools"
     return folder / f"{name}.py"
 
 

@@ -47,7 +47,7 @@ def tiny_config(tmp_path_factory) -> Callable:
     """Builds configs, from a folder and overrides, of a small network on a few small pairs."""
     from smmcl.d2 import DatasetCatalog, MetadataCatalog
     from smmcl.data.datasets.synthetic.build import load_synthetic
-    from smmcl.engine.trainer import setup
+    from smmcl.engine.setup import setup
     from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
     from smmcl.modeling.streams.mscan import MSCAN
 

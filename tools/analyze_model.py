@@ -6,7 +6,7 @@ import argparse
 import torch
 
 from smmcl.cli import run
-from smmcl.engine.trainer import with_device
+from smmcl.engine.setup import with_device
 from smmcl.inference.cost import CLOCKS, analyze
 from smmcl.inference.named_model import add_model_arguments, named_config
 

@@ -14,7 +14,8 @@ from smmcl.data.appearance.corruption import SEVERITIES
 from smmcl.data.loader import build_test_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.launch import start
-from smmcl.engine.trainer import Trainer, changed, load_weights, setup
+from smmcl.engine.setup import changed, load_weights, setup
+from smmcl.engine.trainer import Trainer
 from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.named_model import add_checkpoint, put_checkpoint

@@ -7,7 +7,8 @@ from smmcl.cli import run
 from smmcl.d2 import comm, default_argument_parser, verify_results
 from smmcl.engine.launch import start
 from smmcl.engine.run_folder import remove_checkpoints
-from smmcl.engine.trainer import Trainer, evaluate, setup
+from smmcl.engine.setup import setup
+from smmcl.engine.trainer import Trainer, evaluate
 from smmcl.inference.named_model import add_checkpoint, put_checkpoint
 
 

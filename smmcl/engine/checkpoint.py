@@ -84,7 +84,7 @@ class RunCheckpointer(DetectionCheckpointer):
             "smmcl_version": smmcl.__version__,
         }
         path = pathlib.Path(self.save_dir) / f"{name}.pth"
-        logger.info("Saving checkpoint to %s", path)
+        logger.info(f"Saving checkpoint to {path}")
         write_tensors(path, data)
         if RESUMABLE.fullmatch(path.name):
             self.tag_last_checkpoint(path.name)
@@ -112,7 +112,7 @@ class RunCheckpointer(DetectionCheckpointer):
         for path in self._candidates():
             if is_sound(path):
                 return str(path)
-            logger.warning("Checkpoint %s is missing or damaged; trying the one before it", path)
+            logger.warning(f"Checkpoint {path} is missing or damaged; trying the one before it")
         if path is None:
             return ""
         raise ValueError(
@@ -130,7 +130,7 @@ class RunCheckpointer(DetectionCheckpointer):
         yield from named
         others = [path for path in folder.glob("model_*.pth") if RESUMABLE.fullmatch(path.name)]
         if others and not named:
-            logger.warning("%s/last_checkpoint cannot be read; looking for the newest", folder)
+            logger.warning(f"{folder}/last_checkpoint cannot be read; looking for the newest")
         yield from sorted({*others} - {*named}, key=_iteration, reverse=True)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What is done around steps: randomness, statistics, averages, signals, the best so far."""
 
-import copy
 import logging
 import math
 import pathlib
@@ -13,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from smmcl.d2 import CfgNode, HookBase, MetadataCatalog, comm
 from smmcl.engine.launch import handle_stop_signals
@@ -49,7 +49,7 @@ class ReseedEveryStep(HookBase):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         if self.is_drawn:
             self.seed = state_dict["seed"]
-            logger.info("Going on with the seed that the run has drawn, %d", self.seed)
+            logger.info(f"Going on with the seed that the run has drawn, {self.seed}")
 
 
 class AverageRunningStatistics(HookBase):
@@ -102,7 +102,7 @@ class StopOnSignal(HookBase):
             return
         iteration = self.trainer.iter
         self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        logger.warning("Stopped by a signal after iteration %d; --resume goes on", iteration)
+        logger.warning(f"Stopped by a signal after iteration {iteration}; --resume goes on")
         raise SystemExit(128 + (self.received or signal.SIGTERM))
 
     def after_train(self) -> None:
@@ -139,7 +139,10 @@ class WeightAverage(HookBase):
             raise ValueError(f"SOLVER.AVERAGE_DECAY is {decay}. Set it below 1, or to 0 for none.")
         self.source = model
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False)
+        average = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
+        self.average = average.requires_grad_(False)
+        self.average.n_averaged += 1  # the average of none would become the first weights
+        self.model: nn.Module = self.average.module
         self.is_resumed = False
 
     def before_train(self) -> None:
@@ -147,13 +150,15 @@ class WeightAverage(HookBase):
             self.model.load_state_dict(self.source.state_dict())
 
     def after_step(self) -> None:
+        self.average.update_parameters(self.source)
+
+    def _mix(self, means: list[Tensor], values: list[Tensor], num_averaged: Tensor | int) -> None:
         iteration = self.trainer.iter
         decay = min(self.decay, (iteration + 1) / (iteration + 10))
-        means, values = self.model.state_dict(), self.source.state_dict()
-        names = [name for name, value in values.items() if value.is_floating_point()]
-        torch._foreach_lerp_([means[n] for n in names], [values[n] for n in names], 1 - decay)
-        for name in values.keys() - set(names):
-            means[name].copy_(values[name])  # counts
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, values, 1 - decay)
+        else:
+            torch._foreach_copy_(means, values)  # counts
 
     def state_dict(self) -> dict[str, Any]:
         return self.model.state_dict()
@@ -198,7 +203,7 @@ class BestCheckpoint(HookBase):
             return
         self.best = score
         iteration = min(self.trainer.iter, self.trainer.max_iter - 1)
-        logger.info("Best %s so far: %.4f after iteration %d", self.metric, score, iteration)
+        logger.info(f"Best {self.metric} so far: {score:.4f} after iteration {iteration}")
         self.trainer.checkpointer.save(
             "model_best", iteration=iteration, metric=self.metric, score=score
         )

@@ -188,12 +188,8 @@ def _check_processes(num_processes: int) -> None:
 def log_processes() -> None:
     """Says in one line how many processes there are, and over what they talk."""
     if comm.get_world_size() > 1:
-        logger.info(
-            "%d processes over %s on the %s",
-            comm.get_world_size(),
-            torch.distributed.get_backend(),
-            "GPUs" if torch.cuda.is_available() else "CPU",
-        )
+        place = "GPUs" if torch.cuda.is_available() else "CPU"
+        logger.info(f"{comm.get_world_size()} processes over {dist.get_backend()} on the {place}")
 
 
 def _run(main: Main, args: argparse.Namespace) -> None:

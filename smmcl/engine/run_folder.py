@@ -64,7 +64,7 @@ def _claim(cfg: CfgNode, args: argparse.Namespace) -> str:
     if evaluates:
         if not _is_held(folder):
             return str(folder)
-        logger.warning("A training writes to %s; evaluating into %s/ there", folder, BESIDE)
+        logger.warning(f"A training writes to {folder}; evaluating into {BESIDE}/ there")
         return str(folder / BESIDE)
     is_new = not resumes and not overwrites
     if is_new and _holds_run(folder) and not _is_held(folder):
@@ -122,7 +122,7 @@ def _check_start(folder: pathlib.Path, cfg: CfgNode) -> None:
 def _remove(folder: pathlib.Path, pattern: re.Pattern[str]) -> None:
     for path in _files(folder, pattern):
         path.unlink()
-        logger.warning("--overwrite removed %s of an earlier run", path)
+        logger.warning(f"--overwrite removed {path} of an earlier run")
 
 
 @contextlib.contextmanager
@@ -182,7 +182,7 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 @functools.cache  # once
 def _warn_of_no_locks(name: str) -> None:
-    logger.warning("%s: no locks on this file system, so train once at a time there", name)
+    logger.warning(f"{name}: no locks on this file system, so train once at a time there")
 
 
 def _leave_locks() -> None:

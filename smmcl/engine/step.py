@@ -104,13 +104,12 @@ def build_step_trainer(
         )
     if num_parts > 1:
         logger.info(
-            "A step of %d pairs a process goes through in %d parts of %d; batch norm and the "
-            "contrastive branch see one part at a time",
-            *(pairs, num_parts, pairs // num_parts),
+            f"A step of {pairs} pairs a process goes through in {num_parts} parts of "
+            f"{pairs // num_parts}; batch norm and the contrastive branch see one part at a time"
         )
     dtype = amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None
     if dtype:
-        logger.info("Mixed precision in training: %s", dtype)
+        logger.info(f"Mixed precision in training: {dtype}")
     return StepTrainer(model, loader, optimizer, num_parts=num_parts, dtype=dtype)
 
 
@@ -139,7 +138,7 @@ def compile_backbone(cfg: CfgNode, model: nn.Module) -> None:
         raise ValueError("MODEL.COMPILE cannot compile MODEL.PAIR.RECOMPUTE. Choose one of them.")
     if backend:
         model.backbone.compile(backend=backend, fullgraph=True)
-        logger.info("%s compiles the backbone at its first call, and for new sizes", backend)
+        logger.info(f"{backend} compiles the backbone at its first call, and for new sizes")
 
 
 def unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager:

@@ -1,8 +1,6 @@
 """Training and evaluation: the default trainer of Detectron2, fitted with this project's parts."""
 
-import argparse
 import logging
-import math
 import pathlib
 import weakref
 from collections import OrderedDict
@@ -12,24 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from smmcl.cli import without_traceback
-from smmcl.config import build_config
-from smmcl.d2 import (
-    ENGINE,
-    ENGINE_VERSION,
-    CfgNode,
-    DatasetCatalog,
-    DatasetEvaluator,
-    DefaultTrainer,
-    HookBase,
-    MetadataCatalog,
-    build_model,
-    comm,
-    default_setup,
-    hooks,
-    setup_logger,
-)
-from smmcl.data.datasets.build import build_model_inputs, ensure_registered
+from smmcl.d2 import CfgNode, DatasetEvaluator, DefaultTrainer, HookBase, build_model, comm, hooks
+from smmcl.data.datasets.build import build_model_inputs
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.checkpoint import build_checkpointer
@@ -40,96 +22,16 @@ from smmcl.engine.hooks import (
     WeightAverage,
     build_best_checkpoint,
 )
-from smmcl.engine.launch import log_processes, parallelise
-from smmcl.engine.run_folder import BESIDE, claim, held
+from smmcl.engine.launch import parallelise
+from smmcl.engine.run_folder import held
+from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
 from smmcl.engine.step import amp_dtype, bare, build_step_trainer, compile_backbone
 from smmcl.evaluation.draws import evaluate_draws
-from smmcl.evaluation.sem_seg import PairSemSegEvaluator, check_result_folders
+from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.sliding_window import wrap_for_test
-from smmcl.modeling import segmentor as meta_arch
-from smmcl.modeling.backbone import pair
-from smmcl.modeling.head import fpn_head, ham_head, mlp_head
-from smmcl.weights.convert import load_stream
-
-# Importing a module registers what it defines.
-PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
 
 logger = logging.getLogger(__name__)
-
-
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Config, datasets, folders, loggers and seeds of a run, from its command line."""
-    text = getattr(args, "config_text", None)
-    cfg = build_config(args.config_file, args.opts, text=text)
-    folder = claim(cfg, args)
-    if pathlib.Path(folder).name == BESIDE and not cfg.MODEL.WEIGHTS:
-        cfg = changed(cfg, "MODEL.WEIGHTS", comm.all_gather(find_weights(cfg))[0])
-    cfg = changed(cfg, "OUTPUT_DIR", folder)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
-    # An error that the user can mend is told once, by the tool, and not by the loop before it.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(without_traceback)
-    logger.info("Engine: %s %s", ENGINE, ENGINE_VERSION)
-    log_processes()
-    check_datasets(cfg)
-    check_result_folders(cfg)
-    cfg = with_iterations(with_device(cfg))
-    default_setup(cfg, args)
-    return cfg
-
-
-def check_datasets(cfg: CfgNode) -> None:
-    """Registers the datasets of a run and holds the head's classes against theirs."""
-    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    ensure_registered(names)
-    for name in names:
-        count = len(MetadataCatalog.get(name).stuff_classes)
-        if count != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} but "
-                f"dataset {name} has {count} classes. Set it to {count}."
-            )
-
-
-def with_device(cfg: CfgNode) -> CfgNode:
-    """The config, with the CPU as its device if it asks for a GPU where there is none."""
-    if not cfg.MODEL.DEVICE.startswith("cuda") or torch.cuda.is_available():
-        return cfg
-    logger.info("MODEL.DEVICE is %s but there is no GPU here: running on the CPU", cfg.MODEL.DEVICE)
-    return changed(cfg, "MODEL.DEVICE", "cpu")
-
-
-def with_iterations(cfg: CfgNode) -> CfgNode:
-    """The config, with a MAX_ITER of 0 worked out from SOLVER.EPOCHS, pairs and batch."""
-    if cfg.SOLVER.MAX_ITER:
-        return cfg
-    if not cfg.SOLVER.EPOCHS:
-        raise ValueError(
-            "SOLVER.MAX_ITER and SOLVER.EPOCHS are both 0, so the run has no length. Set one of "
-            "them, or start from a config of a dataset, such as configs/mfnet_r101.yaml."
-        )
-    num_pairs = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
-    per_epoch = math.ceil(num_pairs / cfg.SOLVER.IMS_PER_BATCH)
-    total, warmup = (n * per_epoch for n in (cfg.SOLVER.EPOCHS, cfg.SOLVER.WARMUP_EPOCHS))
-    cfg = changed(cfg, "SOLVER.MAX_ITER", total, "SOLVER.WARMUP_ITERS", warmup)
-    logger.info(
-        "%d epochs of %d pairs in batches of %d are %d iterations, of which %d warm up",
-        cfg.SOLVER.EPOCHS,
-        num_pairs,
-        cfg.SOLVER.IMS_PER_BATCH,
-        cfg.SOLVER.MAX_ITER,
-        cfg.SOLVER.WARMUP_ITERS,
-    )
-    return cfg
-
-
-def changed(cfg: CfgNode, *overrides: object) -> CfgNode:
-    """A frozen copy with other values: alternating keys and values."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.merge_from_list(list(overrides))
-    cfg.freeze()
-    return cfg
 
 
 class Trainer(DefaultTrainer):
@@ -145,7 +47,7 @@ class Trainer(DefaultTrainer):
         if cfg.SEED < 0:
             self.randomness = ReseedEveryStep(comm.shared_random_seed(), is_drawn=True)
             cfg = changed(cfg, "SEED", self.randomness.seed)
-            logger.info("SEED is below 0: drew %d", cfg.SEED)
+            logger.info(f"SEED is below 0: drew {cfg.SEED}")
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
@@ -195,7 +97,7 @@ class Trainer(DefaultTrainer):
                 "folder that all machines share."
             )
         if resume and not last:
-            logger.warning("%s has no checkpoint: --resume starts anew", self.cfg.OUTPUT_DIR)
+            logger.warning(f"{self.cfg.OUTPUT_DIR} has no checkpoint: --resume starts anew")
         if not last and not self.cfg.MODEL.WEIGHTS:
             load_streams(self.cfg, self.checkpointer.model)
         super().resume_or_load(resume)
@@ -223,11 +125,8 @@ class Trainer(DefaultTrainer):
             name: sum(parameter.numel() for parameter in part.parameters()) / 1e6
             for name, part in model.named_children()
         }
-        logger.info(
-            "Model: %.2f M parameters (%s)",
-            sum(parts.values()),
-            ", ".join(f"{name} {count:.2f} M" for name, count in parts.items()),
-        )
+        listed = ", ".join(f"{name} {count:.2f} M" for name, count in parts.items())
+        logger.info(f"Model: {sum(parts.values()):.2f} M parameters ({listed})")
         compile_backbone(cfg, model)
         return model
 
@@ -271,37 +170,3 @@ def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:
     model = Trainer.build_model(cfg)
     path = load_weights(cfg, model)
     return Trainer.test(changed(cfg, "MODEL.WEIGHTS", path), model)  # the protocol states it
-
-
-def load_streams(cfg: CfgNode, model: nn.Module) -> None:
-    """Fills the streams from MODEL.PAIR.*.WEIGHTS, where they are named."""
-    for node in ("VISIBLE", "AUXILIARY"):
-        settings = cfg.MODEL.PAIR[node]
-        if settings.NAME and settings.WEIGHTS:
-            stream = model.backbone.get_submodule(node.lower())
-            load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
-
-
-def find_weights(cfg: CfgNode) -> str:
-    """Path of MODEL.WEIGHTS, else of OUTPUT_DIR's last checkpoint.
-
-    A model without either is refused, since random numbers are no result.
-    """
-    path = cfg.MODEL.WEIGHTS
-    if not path:
-        path = build_checkpointer(cfg, nn.Identity()).get_checkpoint_file()
-        if not path:
-            raise ValueError(
-                f"MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint, so there is no "
-                "trained model. Set MODEL.WEIGHTS to a .pth file, or OUTPUT_DIR to a run's folder."
-            )
-        logger.info("MODEL.WEIGHTS is empty: using the last checkpoint %s", path)
-    return path
-
-
-def load_weights(cfg: CfgNode, model: nn.Module) -> str:
-    """Fills the model from the file of `find_weights`; returns its path."""
-    path = find_weights(cfg)
-    checkpointer = build_checkpointer(cfg, model, inputs=build_model_inputs(cfg))
-    checkpointer.load(path, checkpointables=["inputs"])
-    return path

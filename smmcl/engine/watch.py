@@ -87,7 +87,7 @@ class Watch(threading.Thread):
         """Ends this process, unless it leaves by itself or is ended by whoever started it."""
         if self.left.wait(GRACE):
             return
-        logger.error("Leaving: %s", reason)
+        logger.error(f"Leaving: {reason}")
         sys.stderr.write(f"error: process {self.rank} leaves: {reason}\n")
         sys.stderr.flush()
         os._exit(1)

@@ -20,7 +20,7 @@ from smmcl.data.geometry import PairGeometry
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.data.reader import check_same_size
 from smmcl.engine.checkpoint import read_facts
-from smmcl.engine.trainer import changed, check_datasets, find_weights, load_weights, with_device
+from smmcl.engine.setup import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.evaluation.predictions import save_ids, stored_ids
 from smmcl.files.atomic import atomic
 from smmcl.files.images import Picture, decode

@@ -15,7 +15,8 @@ import yaml
 import smmcl.d2 as d2
 from smmcl.config import build_config
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.engine.trainer import Trainer, setup
+from smmcl.engine.setup import setup
+from smmcl.engine.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [

@@ -8,7 +8,8 @@ import torch
 
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode
-from smmcl.engine.trainer import Trainer, check_datasets, evaluate
+from smmcl.engine.setup import check_datasets
+from smmcl.engine.trainer import Trainer, evaluate
 from smmcl.inference.predictor import Predictor
 from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
 from smmcl.modeling.streams.mscan import MSCAN

@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from smmcl.engine.trainer import Trainer, setup
+from smmcl.engine.setup import setup
+from smmcl.engine.trainer import Trainer
 from smmcl.files.atomic import PREFIX
 from smmcl.modeling.streams import mscan
 from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes

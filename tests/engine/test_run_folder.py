@@ -18,7 +18,7 @@ from smmcl.config import build_config
 from smmcl.engine import run_folder
 from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.engine.run_folder import claim, held, remove_checkpoints
-from smmcl.engine.trainer import setup
+from smmcl.engine.setup import setup
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RUN = ["model_0000009.pth", "model_final.pth", "model_best.pth", "last_checkpoint", "metrics.json"]

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from smmcl.d2 import HookBase
-from smmcl.engine.trainer import Trainer, changed, evaluate, load_weights, with_device
+from smmcl.engine.setup import changed, load_weights, with_device, with_iterations
+from smmcl.engine.trainer import Trainer, evaluate
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mscan import NAMES as MSCAN
 
@@ -49,7 +50,7 @@ def test_train_stop_resume_evaluate(config, tmp_path) -> None:
     assert {"loss_sem_seg", "loss_contrast_cross"} <= set(metrics[-1]) | set(metrics[0])
 
     log = (tmp_path / "whole/log.txt").read_text()
-    assert "smmcl.engine.trainer INFO: Engine: " in log
+    assert "smmcl.engine.setup INFO: Engine: " in log
 
     # The same run, stopped by a signal in iteration 6, goes on to the same weights.
     cfg = config(tmp_path / "halves")
@@ -210,6 +211,11 @@ def test_a_gpu_that_is_not_there_becomes_the_cpu(
     assert cfg.MODEL.DEVICE == "cpu"
 
 
+def test_a_device_that_torch_does_not_know_is_refused(config: Callable, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'gpu'\. Set it to cpu"):
+        config(tmp_path, "MODEL.DEVICE", "gpu")
+
+
 def test_an_unknown_dataset_is_answered_by_name(config, tmp_path) -> None:
     with pytest.raises(ValueError, match="no_such_set"):
         config(tmp_path, "DATASETS.TEST", "('no_such_set',)")
@@ -222,6 +228,7 @@ def test_iterations_follow_from_epochs_pairs_and_batch(
     overrides = ["SOLVER.EPOCHS", "5", "SOLVER.WARMUP_EPOCHS", "2", "SOLVER.IMS_PER_BATCH", "3"]
     cfg = config(tmp_path, "SOLVER.MAX_ITER", "0", *overrides)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (5 * 6, 2 * 6)
+    assert with_iterations(changed(cfg, "SOLVER.MAX_ITER", 0)).SOLVER.MAX_ITER == 5 * 6
     # A number of iterations that is asked for stands.
     assert config(tmp_path, "SOLVER.MAX_ITER", "7", *overrides).SOLVER.MAX_ITER == 7
 

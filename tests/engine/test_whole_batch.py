@@ -20,7 +20,8 @@ from smmcl.d2 import DatasetCatalog, HookBase, MetadataCatalog, comm
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.loader import build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.engine.trainer import Trainer, setup
+from smmcl.engine.setup import setup
+from smmcl.engine.trainer import Trainer
 from smmcl.modeling.head.hamburger import MatrixFactorization
 from smmcl.modeling.streams import mscan
 from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from smmcl.config import build_config
-from smmcl.engine.trainer import setup
+from smmcl.engine.setup import setup
 from smmcl.inference.named_model import (
     add_checkpoint,
     add_model_arguments,

@@ -13,7 +13,8 @@ from PIL import Image
 from smmcl.config import build_config
 from smmcl.data.datasets.build import build_model_inputs
 from smmcl.engine.checkpoint import RunCheckpointer, build_checkpointer
-from smmcl.engine.trainer import Trainer, changed
+from smmcl.engine.setup import changed
+from smmcl.engine.trainer import Trainer
 from smmcl.inference.predictor import Prediction, Predictor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

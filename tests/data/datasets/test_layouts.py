@@ -12,7 +12,8 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets import build
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import palette, read_description
-from smmcl.data.datasets.layouts import find_split
+from smmcl.data.datasets.layouts import FoundSplit, find_split
+from smmcl.data.format import AuxiliaryContract
 from smmcl.data.mapper import MultiModalDatasetMapper
 
 FOLDER = Path(build.__file__).parent
@@ -33,6 +34,16 @@ splits:
   val: {lists: [val.txt]}
 layouts: [{visible: "rgb/{id}.png", auxiliary: "depth/{id}.png", label: "ids/{id}.png"}]
 """
+
+
+def test_a_name_that_the_catalog_has_otherwise_is_refused(monkeypatch):
+    contract = AuxiliaryContract(kind="thermal", channels=1, unit="8-bit", low=0, high=255)
+    found = FoundSplit({}, contract, [], 0)
+    monkeypatch.setattr(build, "find_split", lambda *args, **kwargs: found)
+    MetadataCatalog.get("taken").set(stuff_classes=["sky"])
+    with pytest.raises(ValueError, match=r"'taken' is not what .*'stuff_classes'.*another name"):
+        build.register_split("taken", read_description(FOLDER / "mfnet.yaml"), "val", base="")
+    assert "taken" not in DatasetCatalog.list()
 
 
 def write_image(path, array):

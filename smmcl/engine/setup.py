@@ -1,0 +1,149 @@
+"""A run before it starts: its config checked and completed, its folder claimed, weights found."""
+
+import argparse
+import logging
+import math
+import pathlib
+
+import torch
+from torch import nn
+
+from smmcl.cli import without_traceback
+from smmcl.config import build_config
+from smmcl.d2 import (
+    ENGINE,
+    ENGINE_VERSION,
+    CfgNode,
+    DatasetCatalog,
+    MetadataCatalog,
+    comm,
+    default_setup,
+    setup_logger,
+)
+from smmcl.data.datasets.build import build_model_inputs, ensure_registered
+from smmcl.engine.checkpoint import build_checkpointer
+from smmcl.engine.launch import log_processes
+from smmcl.engine.run_folder import BESIDE, claim
+from smmcl.evaluation.sem_seg import check_result_folders
+from smmcl.modeling import segmentor as meta_arch
+from smmcl.modeling.backbone import pair
+from smmcl.modeling.head import fpn_head, ham_head, mlp_head
+from smmcl.weights.convert import load_stream
+
+# Importing a module registers what it defines.
+PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
+
+logger = logging.getLogger(__name__)
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Config, datasets, folders, loggers and seeds of a run, from its command line."""
+    text = getattr(args, "config_text", None)  # of the checkpoint that --checkpoint names
+    cfg = build_config(args.config_file, args.opts, text=text)
+    folder = claim(cfg, args)
+    if pathlib.Path(folder).name == BESIDE and not cfg.MODEL.WEIGHTS:
+        cfg = changed(cfg, "MODEL.WEIGHTS", comm.all_gather(find_weights(cfg))[0])
+    cfg = changed(cfg, "OUTPUT_DIR", folder)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="smmcl")
+    # An error that the user can mend is told once, by the tool, and not by the loop before it.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(without_traceback)
+    logger.info(f"Engine: {ENGINE} {ENGINE_VERSION}")
+    log_processes()
+    check_datasets(cfg)
+    check_result_folders(cfg)
+    cfg = with_iterations(with_device(cfg))
+    default_setup(cfg, args)
+    return cfg
+
+
+def check_datasets(cfg: CfgNode) -> None:
+    """Registers the datasets of a run and holds the head's classes against theirs."""
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    ensure_registered(names)
+    for name in names:
+        count = len(MetadataCatalog.get(name).stuff_classes)
+        if count != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} but "
+                f"dataset {name} has {count} classes. Set it to {count}."
+            )
+
+
+def with_device(cfg: CfgNode) -> CfgNode:
+    """The config, with the CPU as its device if it asks for a GPU where there is none."""
+    name = cfg.MODEL.DEVICE
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE is {name!r}. Set it to cpu, cuda or cuda:1.") from error
+    if device.type != "cuda" or torch.cuda.is_available():
+        return cfg
+    logger.info(f"MODEL.DEVICE is {name} but there is no GPU here: running on the CPU")
+    return changed(cfg, "MODEL.DEVICE", "cpu")
+
+
+def with_iterations(cfg: CfgNode) -> CfgNode:
+    """The config, with a MAX_ITER of 0 worked out from SOLVER.EPOCHS, pairs and batch.
+
+    `setup` calls it; a stock DefaultTrainer needs it called before.
+    """
+    solver = cfg.SOLVER
+    if solver.MAX_ITER:
+        return cfg
+    if not solver.EPOCHS:
+        raise ValueError(
+            "SOLVER.MAX_ITER and SOLVER.EPOCHS are both 0, so the run has no length. Set one of "
+            "them, or start from a config of a dataset, such as configs/mfnet_r101.yaml."
+        )
+    ensure_registered(cfg.DATASETS.TRAIN)
+    num_pairs = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+    per_epoch = math.ceil(num_pairs / solver.IMS_PER_BATCH)
+    total, warmup = (n * per_epoch for n in (solver.EPOCHS, solver.WARMUP_EPOCHS))
+    logger.info(
+        f"{solver.EPOCHS} epochs of {num_pairs} pairs in batches of {solver.IMS_PER_BATCH} are "
+        f"{total} iterations, of which {warmup} warm up"
+    )
+    return changed(cfg, "SOLVER.MAX_ITER", total, "SOLVER.WARMUP_ITERS", warmup)
+
+
+def changed(cfg: CfgNode, *overrides: object) -> CfgNode:
+    """A frozen copy with other values: alternating keys and values."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.merge_from_list(list(overrides))
+    cfg.freeze()
+    return cfg
+
+
+def load_streams(cfg: CfgNode, model: nn.Module) -> None:
+    """Fills the streams from MODEL.PAIR.*.WEIGHTS, where they are named."""
+    for node in ("VISIBLE", "AUXILIARY"):
+        settings = cfg.MODEL.PAIR[node]
+        if settings.NAME and settings.WEIGHTS:
+            stream = model.backbone.get_submodule(node.lower())
+            load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
+
+
+def find_weights(cfg: CfgNode) -> str:
+    """Path of MODEL.WEIGHTS, else of OUTPUT_DIR's last checkpoint.
+
+    A model without either is refused, since random numbers are no result.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path:
+        path = build_checkpointer(cfg, nn.Identity()).get_checkpoint_file()
+        if not path:
+            raise ValueError(
+                f"MODEL.WEIGHTS is empty and {cfg.OUTPUT_DIR} has no checkpoint, so there is no "
+                "trained model. Set MODEL.WEIGHTS to a .pth file, or OUTPUT_DIR to a run's folder."
+            )
+        logger.info(f"MODEL.WEIGHTS is empty: using the last checkpoint {path}")
+    return path
+
+
+def load_weights(cfg: CfgNode, model: nn.Module) -> str:
+    """Fills the model from the file of `find_weights`; returns its path."""
+    path = find_weights(cfg)
+    checkpointer = build_checkpointer(cfg, model, inputs=build_model_inputs(cfg))
+    checkpointer.load(path, checkpointables=["inputs"])
+    return path
