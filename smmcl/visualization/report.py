@@ -15,6 +15,7 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.evaluation.report import MEANS
 from smmcl.evaluation.robustness import Robustness
 from smmcl.inference.predictor import Predictor
 from smmcl.visualization import charts
@@ -31,7 +32,6 @@ from smmcl.visualization.runs import (
 )
 
 TASK = "sem_seg"
-OTHER_MEANS = ("mIoU_all", "fwIoU", "mACC", "pACC")
 NUM_CONFUSIONS = 10
 
 
@@ -92,7 +92,7 @@ def score_table(runs: Sequence[Run]) -> tuple[dict[str, list[str]], list[list[Ce
             title = "all" if task == TASK else task.removeprefix(f"{TASK}_")
             groups.setdefault(f"{name}: mIoU", []).append(title)
             columns.append(_cells([r.get(task, {}).get("mIoU") for r in results], agree=agree))
-        for metric in OTHER_MEANS:
+        for metric in MEANS[1:]:
             values = [result[TASK].get(metric) for result in results]
             if values != [None] * len(runs):
                 groups.setdefault(f"{name}: all pairs", []).append(metric)
