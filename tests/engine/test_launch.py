@@ -76,6 +76,16 @@ def test_several_machines_need_a_place_to_meet(url: str) -> None:
         start(print, argparse.Namespace(**names, dist_url=url))
 
 
+def test_a_taken_port_is_said() -> None:
+    names = {"num_gpus": 1, "num_machines": 2, "machine_rank": 0}
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        url = f"tcp://127.0.0.1:{holder.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"machines do not meet at {url}: .*a free port of"):
+            start(print, argparse.Namespace(**names, dist_url=url))
+
+
 def test_one_process_is_this_one() -> None:
     seen = []
     start(seen.append, arguments(1))
