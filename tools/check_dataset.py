@@ -61,7 +61,9 @@ def describe(report: SplitReport) -> str:
         "sizes": ", ".join(f"{h}x{w}: {n}" for (h, w), n in report.sizes.most_common(8)),
         "tags": ", ".join(f"{tag} {count}" for tag, count in report.tags.items()) or "none",
         "visible": f"mean {mean}, std {std} (RGB, 0..255)",
-        "auxiliary": f"mean {auxiliary_mean}, std {auxiliary_std} (on the scale 0..255)",
+        "auxiliary": f"mean {auxiliary_mean}, std {auxiliary_std} (on the scale 0..255)"
+        if report.alignments
+        else "none",
     }
     pixels = max(1, report.class_pixels.sum() + report.ignored_pixels)
     rows = [

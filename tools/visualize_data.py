@@ -46,10 +46,12 @@ def draw_sample(sample: dict[str, Any], *, cfg: CfgNode, metadata: Any) -> np.nd
     """The panel of one sample: (height, width, 3) uint8."""
     visible, auxiliary = pictures(sample, fmt=cfg.INPUT.FORMAT)
     if "sem_seg" in sample:
-        labels = sample["sem_seg"].numpy()  # (H, W)
-    else:
+        maps = {"labels": sample["sem_seg"].numpy()}  # (H, W)
+    elif "sem_seg_file_name" in sample:
         # At test the model gets no labels; the evaluator reads them.
-        labels = PairReader.of(metadata).label(sample)
+        maps = {"labels": PairReader.of(metadata).label(sample)}
+    else:
+        maps = {}
     top, left, bottom, right = sample["valid_box"]
     heading = (
         f"{Path(sample['file_name']).stem}    {visible.shape[0]}x{visible.shape[1]}, of these "
@@ -58,8 +60,8 @@ def draw_sample(sample: dict[str, Any], *, cfg: CfgNode, metadata: Any) -> np.nd
     return draw_pair(
         visible,
         auxiliary,
-        maps={"labels": labels},
-        kind=metadata.auxiliary["kind"],
+        maps=maps,
+        kind=PairReader.of(metadata).kind,
         metadata=metadata,
         heading=heading,
         valid_box=sample["valid_box"],

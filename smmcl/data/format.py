@@ -1,12 +1,12 @@
 """What stored auxiliary values mean: their unit and scale, and how files in another unit are read.
 
 Shape shorthand in this module:
-    H, W: height and width of the image
+    h, w: height and width as stored      H, W: of the result, the same unless it is carried
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from smmcl.data.hha import Camera, compute_hha
 
 FILE_BITS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+Carry = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 METERS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
 
@@ -31,7 +32,8 @@ class AuxiliaryFormat:
             millimeters are never taken for 8-bit steps, nor steps for millimeters.
         invalid: stored value without a measurement, which becomes 0; None when there is none.
         camera: of an "hha" whose files hold depth: fx, fy, cx, cy in pixels. HHA, three channels,
-            is then made when a file is read; of low and high only the check above is left.
+            is then made when a file is read, of depth that was aligned before, so this is the
+            camera of the visible image; of low and high only the check above is left.
     """
 
     kind: str
@@ -62,11 +64,6 @@ class AuxiliaryFormat:
     def scaled_channels(self) -> int:
         """Channels of the image on the scale 0..255."""
         return self.channels if self.camera is None else 3
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether 0 on the scale means no measurement."""
-        return self.invalid is not None and self.scaled_channels == 1
 
     def in_unit(self, unit: str) -> "AuxiliaryFormat":
         """The format by which files in another unit reach the same scale.
@@ -124,12 +121,13 @@ class AuxiliaryFormat:
                 "or correct auxiliary.unit, low and high (above 255 for 16-bit files only)."
             )
 
-    def scale(self, stored: np.ndarray, *, source: str) -> np.ndarray:
+    def scale(self, stored: np.ndarray, *, source: str, carry: Carry | None = None) -> np.ndarray:
         """Brings stored values to 0..255.
 
         Args:
-            stored: (H, W, channels), of the file's own type. Non-finite values count as invalid.
+            stored: (h, w, channels), of the file's own type. Non-finite values count as invalid.
             source: name of the file, for the error.
+            carry: moves stored values and their invalid places to another size before.
 
         Returns:
             (H, W, scaled_channels) float32; uint8 where an 8-bit file already has the scale
@@ -139,6 +137,8 @@ class AuxiliaryFormat:
         invalid = ~np.isfinite(stored) if stored.dtype.kind == "f" else False
         if self.invalid is not None:
             invalid = invalid | (stored == self.invalid)
+        if carry is not None:
+            stored, invalid = carry(stored, np.broadcast_to(invalid, stored.shape))
         if self.camera is not None:
             depth = np.where(invalid, 0, stored * length_of_step(self.unit))[:, :, 0]
             return compute_hha(depth, camera=Camera(*self.camera)).image()  # (H, W, 3)

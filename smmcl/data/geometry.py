@@ -50,8 +50,9 @@ class PairGeometry:
         if image.shape[:2] != self.size:
             mode = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
             resized = cv2.resize(image, self.size[::-1], interpolation=mode)
-            if has_gaps:
-                resized = _without_gaps(image, resized)
+            if has_gaps and not (is_measured := image != 0).all():
+                share = cv2.resize(is_measured.astype(np.float32), self.size[::-1])  # linear
+                resized = without_gaps(resized, share)
             image = resized.reshape(*self.size, *image.shape[2:])  # cv2 drops a single channel
         top, left, bottom, right = self.valid_box
         result = np.full((*self.crop_size, *image.shape[2:]), fill, dtype=image.dtype)
@@ -60,24 +61,18 @@ class PairGeometry:
         return result
 
 
-def _without_gaps(image: np.ndarray, resized: np.ndarray) -> np.ndarray:
-    """Mends the rims of gaps in a resized image: each value becomes that of its measured part.
-
-    A pixel of which less than half was measured stays a gap.
+def without_gaps(moved: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mends the rims of gaps in an interpolated image: a value becomes that of its measured part.
 
     Args:
-        image: (H, W) or (H, W, 1), before.
-        resized: (height, width), after.
+        moved: the image, in which gaps were 0.
+        share: in 0..1, of the same shape: how much of each pixel was measured. Less than half of it
+            makes a gap.
     """
-    is_measured = (image != 0).astype(np.float32)
-    if is_measured.all():
-        return resized
-    size = resized.shape[1::-1]
-    share = cv2.resize(is_measured, size, interpolation=cv2.INTER_LINEAR).reshape(resized.shape)
-    mended = resized / np.maximum(share, 0.5)
-    if image.dtype == np.uint8:
+    mended = moved / np.maximum(share, 0.5)
+    if moved.dtype == np.uint8:
         mended = np.rint(mended).clip(1, 255)
-    return np.where(share < 0.5, 0, np.where(share < 1, mended, resized)).astype(image.dtype)
+    return np.where(share < 0.5, 0, np.where(share < 1, mended, moved)).astype(moved.dtype)
 
 
 def draw_geometry(

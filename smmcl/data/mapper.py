@@ -90,9 +90,9 @@ class MultiModalDatasetMapper:
 
         Returns:
             The record, with "image" (3, H, W) uint8, "auxiliary" (A, H, W) uint8 or float32 on the
-            scale 0..255, "valid_box" (top, left, bottom, right) of the real pixels, the stored
-            "height" and "width"; in training also "sem_seg" (H, W) int64 and "view_seed", from
-            which the contrastive branch draws its views.
+            scale 0..255 unless the set has visible images alone, "valid_box" (top, left, bottom,
+            right) of the real pixels, the stored "height" and "width"; in training also "sem_seg"
+            (H, W) int64 and "view_seed", from which the contrastive branch draws its views.
         """
         record = dict(record)
         visible, auxiliary = self.reader.images(record)
@@ -102,17 +102,17 @@ class MultiModalDatasetMapper:
             visible, auxiliary = self._augment(record, visible, auxiliary)
         return {**record, **self.tensors(visible, auxiliary)}
 
-    def tensors(self, visible: np.ndarray, auxiliary: np.ndarray) -> dict[str, torch.Tensor]:
-        """The model's "image" (3, H, W) and "auxiliary" (A, H, W) of images that were read."""
-        # A single channel is repeated last: moving three equal ones takes three times as long.
-        return {
-            "image": channels_first(visible),
-            "auxiliary": channels_first(auxiliary).repeat(self.reader.repeats, 1, 1),
-        }
+    def tensors(self, visible: np.ndarray, auxiliary: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """The model's "image" (3, H, W) and, if any, "auxiliary" (A, H, W) of images as read."""
+        tensors = {"image": channels_first(visible)}
+        if auxiliary is not None:
+            # A single channel is repeated last: moving three equal ones takes thrice as long.
+            tensors["auxiliary"] = channels_first(auxiliary).repeat(self.reader.repeats, 1, 1)
+        return tensors
 
     def _augment(
-        self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Moves images and label by one geometry, changes their looks; adds what training needs."""
         label = self.reader.label(record)
         check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
@@ -129,10 +129,13 @@ class MultiModalDatasetMapper:
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
         visible = geometry.apply(visible, fill=0)
-        auxiliary = geometry.apply(auxiliary, fill=0, has_gaps=self.reader.format.has_gaps)
+        if auxiliary is None:  # the changes take pairs: a blank one stands in
+            other = np.zeros((*visible.shape[:2], 1), dtype=np.uint8)
+        else:
+            other = geometry.apply(auxiliary, fill=0, has_gaps=self.reader.has_gaps)
         for change in self.appearance:
-            visible, auxiliary = change(visible, auxiliary, generator)
-        return visible, auxiliary
+            visible, other = change(visible, other, generator)
+        return visible, None if auxiliary is None else other
 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:

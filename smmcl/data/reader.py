@@ -1,9 +1,11 @@
 """Reads the images and the label of a record exactly, or a sentence says why it cannot.
 
 Shape shorthand in this module:
-    H, W: height and width of the pair      A: channels of the auxiliary image (1 or 3)
+    H, W: height and width of the visible image      h, w: of the auxiliary image as stored
+    A: channels of the auxiliary image (1 or 3)
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from smmcl.data.alignment import DEFAULT, Alignment, carry
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.hha import VERSION
 from smmcl.files.atomic import write_new_image
@@ -34,6 +37,7 @@ class PairReader:
         stored_ignore: stored value of pixels without a label; None when every pixel has one.
         ignore: value of such pixels in a label that was read.
         channel_order: of the visible image, "RGB" or "BGR" (INPUT.FORMAT).
+        align: how auxiliary images come to the place and size of visible ones.
         channels: A that the model takes, a multiple of the format's; None for the format's.
     """
 
@@ -44,6 +48,7 @@ class PairReader:
     ignore: int = 255
     channel_order: str = "RGB"
     channels: int | None = None
+    align: Alignment = DEFAULT
 
     def __post_init__(self) -> None:
         if self.channel_order not in ("RGB", "BGR"):
@@ -71,6 +76,7 @@ class PairReader:
             label_offset=metadata.label_offset,
             stored_ignore=metadata.stored_ignore,
             ignore=metadata.ignore_label,
+            align=Alignment(**metadata.get("align", {})),
             **options,
         )
 
@@ -79,23 +85,34 @@ class PairReader:
         """How often the channels of the auxiliary image are repeated for the model."""
         return (self.channels or self.format.scaled_channels) // self.format.scaled_channels
 
-    def images(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def has_gaps(self) -> bool:
+        """Whether 0 in a single auxiliary channel means no measurement, or a place out of view."""
+        has_invalid = self.format.invalid is not None or self.align.matrix is not None
+        return has_invalid and self.format.scaled_channels == 1
+
+    @property
+    def kind(self) -> str:
+        """Of the auxiliary images; empty without them."""
+        return self.format.kind if self.format else ""
+
+    def images(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Reads both images of a record; a file that holds both is decoded once.
 
         Returns:
             visible (H, W, 3) uint8; auxiliary (H, W, scaled channels of the format), uint8 or
-            float32 on the scale 0..255.
+            float32 on the scale 0..255, or None where the set has none.
         """
         picture = decode(record["file_name"], role="visible image")
-        visible, path = self.visible(picture), record["auxiliary_file_name"]
+        visible = self.visible(picture)
+        if self.format is None:
+            return visible, None
+        path = record["auxiliary_file_name"]
         if self.format.camera is not None:
-            auxiliary = self._cached_hha(path)
-        elif str(path) == str(record["file_name"]):
-            auxiliary = self.auxiliary(picture)
-        else:
-            auxiliary = self.auxiliary(decode(path, role="auxiliary image"))
-        check_same_size(visible, record["file_name"], auxiliary, path)
-        return visible, auxiliary
+            return visible, self._cached_hha(path, beside=picture)
+        is_shared = str(path) == str(record["file_name"])
+        second = picture if is_shared else decode(path, role="auxiliary image")
+        return visible, self.auxiliary(second, beside=picture)
 
     def visible(self, picture: Picture) -> np.ndarray:
         """(H, W, 3) uint8; of four channels the first three."""
@@ -108,13 +125,27 @@ class PairReader:
         colors = picture.values[:, :, :3]  # (H, W, 3)
         return np.ascontiguousarray(colors if self.channel_order == "RGB" else colors[:, :, ::-1])
 
-    def auxiliary(self, picture: Picture) -> np.ndarray:
-        """(H, W, scaled channels of the format), on the scale 0..255; of four channels the last."""
+    def auxiliary(self, picture: Picture, *, beside: Picture | None = None) -> np.ndarray:
+        """(H, W, scaled channels of the format), on the scale 0..255; of four channels the last.
+
+        Args:
+            picture: of any size that the dataset's rule allows.
+            beside: the visible picture, (H, W, channels); None for one of the same size.
+        """
+        beside = beside or picture
         stored = self.stored_auxiliary(picture)
-        return np.ascontiguousarray(self.format.scale(stored, source=str(picture.path)))
+        move = self.align.mover(
+            stored.shape[:2],
+            beside.values.shape[:2],
+            names=(beside.path, picture.path),
+            is_nearest=self.format.channels == 3,  # angles and colors have no mean
+        )
+        carried = functools.partial(carry, move=move) if move else None
+        scaled = self.format.scale(stored, source=str(picture.path), carry=carried)
+        return np.ascontiguousarray(scaled)
 
     def stored_auxiliary(self, picture: Picture) -> np.ndarray:
-        """(H, W, channels of the format), as stored, if they are what the format says."""
+        """(h, w, channels of the format), as stored, if they are what the format says."""
         stored, mode, path = picture
         if mode == "RGBA":
             stored = stored[:, :, 3:]  # (H, W, 1)
@@ -138,6 +169,8 @@ class PairReader:
 
     def label(self, record: Mapping[str, Any]) -> np.ndarray:
         """Reads the label of a record."""
+        if "sem_seg_file_name" not in record:
+            raise without_labels(f"pair {record['image_id']}")
         return self.read_label(record["sem_seg_file_name"])
 
     def read_label(self, path: str | Path) -> np.ndarray:
@@ -169,21 +202,31 @@ class PairReader:
     def _spare_values(self) -> set[int]:
         return set(range(self.num_classes, 256)) - {self.ignore}
 
-    def _cached_hha(self, path: str | Path) -> np.ndarray:
+    def _cached_hha(self, path: str | Path, *, beside: Picture) -> np.ndarray:
         """HHA of a depth file, made once and kept in $DETECTRON2_DATASETS/hha_cache/ as PNG.
 
-        Its name changes with the file's bytes, with the format and with the computation, so nothing
+        Its name changes with the file's bytes, with format, alignment and computation, so nothing
         stale is ever read and the folder may be removed at any time.
         """
         check_regular(path, role="auxiliary image", hint="Check the dataset's lists.")
         digest = hashlib.blake2b(Path(path).read_bytes(), digest_size=16)
-        digest.update(f"{VERSION} {self.format}".encode())
+        size = beside.values.shape[:2]
+        digest.update(f"{VERSION} {self.format} {self.align} {size}".encode())
         name = digest.hexdigest()
         root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
         cached = root / "hha_cache" / name[:2] / f"{name}.png"
         if not cached.is_file():
-            write_new_image(cached, self.auxiliary(decode(path, role="auxiliary image")))
+            depth = decode(path, role="auxiliary image")
+            write_new_image(cached, self.auxiliary(depth, beside=beside))
         return decode(cached, role="cached HHA image").values
+
+
+def without_labels(what: str) -> ValueError:
+    """The error of a dataset whose labels are asked for, where there are none."""
+    return ValueError(
+        f"{what} has no label: the layout of its dataset names no label files. Such a set can be "
+        "predicted; to train or evaluate on it, give its layouts a label pattern."
+    )
 
 
 def check_same_size(

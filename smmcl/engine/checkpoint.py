@@ -12,6 +12,7 @@ from torch import nn
 
 import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
+from smmcl.data.alignment import Alignment
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.engine.run_folder import RESUMABLE
 from smmcl.files.archive import is_sound
@@ -23,7 +24,7 @@ from smmcl.weights.files import check_state, read_file
 PARTS: dict[str, type | UnionType] = {
     **{"config": str, "inputs": dict, "trainer": dict, "iteration": int, "trainer.hooks": dict},
     **{"inputs.name": str, "inputs.format": str, "inputs.uses_auxiliary": bool},
-    **{"inputs.stuff_classes": list | tuple, "inputs.auxiliary": dict},
+    **{"inputs.stuff_classes": list | tuple, "inputs.auxiliary": dict | None},
 }
 
 # Prefixes of parameters that had another name before.
@@ -249,8 +250,10 @@ def _check_parts(data: dict[str, Any], path: str) -> None:
             )
     if inputs := data.get("inputs"):
         try:
-            AuxiliaryFormat(**inputs["auxiliary"])
-        except (TypeError, ValueError) as error:
+            if inputs["uses_auxiliary"] or inputs["auxiliary"] is not None:
+                AuxiliaryFormat(**inputs["auxiliary"])
+            Alignment(**inputs.get("align", {}))
+        except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path} has inputs.auxiliary that do not fit: {error}.") from error
 
 

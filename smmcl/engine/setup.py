@@ -20,7 +20,7 @@ from smmcl.d2 import (
     default_setup,
     setup_logger,
 )
-from smmcl.data.datasets.build import build_model_inputs, ensure_registered
+from smmcl.data.datasets.build import build_model_inputs, check_labels, ensure_registered
 from smmcl.engine.checkpoint import build_checkpointer
 from smmcl.engine.launch import log_processes
 from smmcl.engine.run_folder import BESIDE, claim
@@ -50,6 +50,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger.info(f"Engine: {ENGINE} {ENGINE_VERSION}")
     log_processes()
     check_datasets(cfg)
+    check_labels([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     check_result_folders(cfg)
     cfg = with_iterations(with_device(cfg))
     default_setup(cfg, args)

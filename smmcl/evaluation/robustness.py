@@ -61,6 +61,11 @@ class Condition:
         if self.corruption == "missing" and place >= MISSING_SHARE[self.severity - 1]:
             return inputs
         key = KEYS.get(self.image) or tuple(KEYS.values())[int(2 * which)]
+        if key not in inputs:
+            raise ValueError(
+                f"{inputs['file_name']} has no auxiliary image to spoil. Robustness is measured on "
+                "datasets of pairs: name one in DATASETS.TEST."
+            )
         stored = inputs[key]
         # One channel that the mapper repeated is spoilt once.
         is_repeated = bool((stored == stored[:1]).all())

@@ -21,7 +21,7 @@ from smmcl.d2 import (
     get_event_storage,
     has_event_storage,
 )
-from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.datasets.build import check_labels
 from smmcl.data.reader import PairReader
 from smmcl.evaluation.confusion import count_confusion, explain_rule, score
 from smmcl.evaluation.predictions import PredictionWriter
@@ -58,7 +58,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
             predictions_folder: where predictions are written.
             protocol: further lines of the stated protocol, such as window and scales.
         """
-        ensure_registered([dataset_name])
+        check_labels([dataset_name])
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._metadata = metadata

@@ -49,6 +49,12 @@ def decode(path: str | Path, *, role: str) -> Picture:
         return Picture(_pixels(image, path, role=role), image.mode, path)
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """The (height, width) that the header of a picture states."""
+    with _open(path, role="image") as (image, _):
+        return image.height, image.width
+
+
 def decode_label(path: str | Path) -> np.ndarray:
     """Returns the class ids of a label file as stored, (H, W) of an integer type."""
     with _open(path, role="label image") as (image, raw_mode):

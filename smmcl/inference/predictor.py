@@ -18,7 +18,6 @@ from smmcl.d2 import CfgNode, build_model
 from smmcl.data.datasets.build import agreed_metadata, register_facts
 from smmcl.data.geometry import PairGeometry
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.data.reader import check_same_size
 from smmcl.engine.checkpoint import read_facts
 from smmcl.engine.setup import changed, check_datasets, find_weights, load_weights, with_device
 from smmcl.evaluation.predictions import save_ids, stored_ids
@@ -155,34 +154,45 @@ class Predictor:
         Args:
             visible, auxiliary: as in a call.
             short_side: pixels that the shorter side is brought to for the model, whose prediction
-                returns to the visible image's own size; the two images may then differ in size.
+                returns to the visible image's own size.
 
         Returns:
-            "image" (3, H, W), "auxiliary" (A, H, W), "height", "width", and "file_name" if known.
+            "image" (3, H, W), "auxiliary" (A, H, W) unless the model's dataset has none, "height",
+            "width", and "file_name" if known.
         """
         picture, reader = _stored(visible, role="visible image"), self.mapper.reader
-        image, second = reader.visible(picture), picture
+        image, other = reader.visible(picture), self._auxiliary(auxiliary, beside=picture)
         height, width = image.shape[:2]
-        if auxiliary is not None:
-            second = _stored(auxiliary, role="auxiliary image")
-        if auxiliary is None and picture.mode != "RGBA":
-            self._check_needs_no_auxiliary(picture.path)
-            other = np.zeros((height, width, reader.format.scaled_channels), dtype=np.uint8)
-        else:
-            other = reader.auxiliary(second)
-        if short_side is None:
-            check_same_size(image, picture.path, other, second.path)
-        else:
+        if short_side is not None:
             factor = short_side / min(height, width)
             size = (round(factor * height), round(factor * width))
             geometry = PairGeometry(False, size, (0, 0), size)
-            image, other = (geometry.apply(part, fill=0) for part in (image, other))
+            image = geometry.apply(image, fill=0)
+            if other is not None:
+                other = geometry.apply(other, fill=0, has_gaps=reader.has_gaps)
         return {
             **self.mapper.tensors(image, other),
             "height": height,
             "width": width,
             "file_name": picture.path,
         }
+
+    def _auxiliary(self, image: ImageLike | None, *, beside: Picture) -> np.ndarray | None:
+        """(H, W, channels of the format): of an image, of a fourth channel beside it, or zeros."""
+        reader = self.mapper.reader
+        if reader.format is None:
+            if image is not None:
+                raise ValueError(
+                    f"the model was trained on visible images alone, but {beside.path} comes with "
+                    "an auxiliary image. Leave it out."
+                )
+            return None
+        if image is not None:
+            return reader.auxiliary(_stored(image, role="auxiliary image"), beside=beside)
+        if beside.mode == "RGBA":
+            return reader.auxiliary(beside, beside=beside)
+        self._check_needs_no_auxiliary(beside.path)
+        return np.zeros((*beside.values.shape[:2], reader.format.scaled_channels), dtype=np.uint8)
 
     def predict(self, inputs: Sequence[dict[str, Any]]) -> list[Prediction]:
         """Predicts pairs that `prepare` or the mapper made.
@@ -213,7 +223,7 @@ class Predictor:
     ) -> np.ndarray:
         """The panel of a prepared pair with label maps; `panels.draw_pair` has the options."""
         visible, auxiliary = pictures(inputs, fmt=self.mapper.reader.channel_order)
-        facts = {"kind": self.mapper.reader.format.kind, "metadata": self.metadata}
+        facts = {"kind": self.mapper.reader.kind, "metadata": self.metadata}
         return draw_pair(visible, auxiliary, maps=maps, **facts, **options)
 
     def _check_needs_no_auxiliary(self, name: str | Path) -> None:

@@ -73,7 +73,7 @@ class WindowedInference(nn.Module):
         total = torch.zeros(())
         for scale in self.scales:
             scaled = {key: _resize(inputs[key], (round(H * scale), round(W * scale)))
-                      for key in IMAGES}  # fmt: skip
+                      for key in IMAGES if key in inputs}  # fmt: skip
             scores = self._tile({**inputs, **scaled})  # (K, h, w)
             total = total.to(scores.device) + _interpolate(scores, (H, W))  # (K, H, W)
         output_size = inputs.get("height", H), inputs.get("width", W)
@@ -83,7 +83,7 @@ class WindowedInference(nn.Module):
         """Adds up the windows of a pair at one scale, as sums of probabilities, (K, h, w)."""
         size = tuple(inputs["image"].shape[-2:])
         window = self.size or size
-        padded = {key: _pad_to(inputs[key], window) for key in IMAGES}
+        padded = {key: _pad_to(inputs[key], window) for key in IMAGES if key in inputs}
         top, left = (max(0, b - a) // 2 for a, b in zip(size, window, strict=True))
         box = (top, left, top + size[0], left + size[1])
         extents = padded["image"].shape[-2:]
@@ -151,7 +151,9 @@ def _cut(
 ) -> dict[str, Any]:
     """One window as an input of its own, at its own size, with what is real in it."""
     y, x = start
-    images = {key: inputs[key][:, y : y + window[0], x : x + window[1]] for key in IMAGES}
+    images = {
+        key: inputs[key][:, y : y + window[0], x : x + window[1]] for key in IMAGES if key in inputs
+    }
     real = [
         min(max(edge - offset, 0), limit)
         for edge, offset, limit in zip(box, (y, x, y, x), (*window, *window), strict=True)
@@ -163,7 +165,7 @@ def _cut(
 def _mirror(inputs: dict[str, Any]) -> dict[str, Any]:
     width = inputs["image"].shape[-1]
     top, left, bottom, right = inputs["valid_box"]
-    images = {key: inputs[key].flip(-1) for key in IMAGES}
+    images = {key: inputs[key].flip(-1) for key in IMAGES if key in inputs}
     return {**inputs, **images, "valid_box": (top, width - right, bottom, width - left)}
 
 

@@ -38,9 +38,10 @@ def draw_methods(
         methods: by title.
         metadata: of the dataset.
     """
-    size = WIDTH * (3 + len(methods)), 0.8 * WIDTH * len(records) + 0.5
+    columns = (3 if PairReader.of(metadata).format else 2) + len(methods)
+    size = WIDTH * columns, 0.8 * WIDTH * len(records) + 0.5
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(records), 3 + len(methods), squeeze=False)
+    grid = figure.subplots(len(records), columns, squeeze=False)
     classes = [
         _draw_row(axes, record, methods=methods, metadata=metadata)
         for axes, record in zip(grid, records, strict=True)
@@ -75,18 +76,19 @@ def _draw_row(
     reader = PairReader.of(metadata)
     visible, auxiliary = reader.images(record)
     truth = reader.label(record)
-    colored = color_auxiliary(auxiliary, kind=reader.format.kind)
-    images = [visible, colored, _paint(truth, truth >= 0, metadata=metadata)]
+    images = {"visible": visible}
+    if auxiliary is not None:
+        images[reader.kind] = color_auxiliary(auxiliary, kind=reader.kind)
+    images["truth"] = _paint(truth, truth >= 0, metadata=metadata)
     classes = set(np.unique(truth).tolist())
-    for axis, predict in zip(axes[3:], methods.values(), strict=True):
+    for axis, (name, predict) in zip(axes[len(images) :], methods.items(), strict=True):
         labels = predict(record)
         is_wrong = (labels != truth) & (truth != metadata.ignore_label)
-        images.append(_paint(labels, is_wrong, metadata=metadata))
+        images[name] = _paint(labels, is_wrong, metadata=metadata)
         if is_wrong.any():  # a line as well, since a white class has no paler shade
             axis.contour(is_wrong, [0.5], colors="black", linewidths=0.4)
         classes |= set(np.unique(labels).tolist())
-    titles = ("visible", reader.format.kind, "truth", *methods)
-    for axis, title, image in zip(axes, titles, images, strict=True):
+    for axis, (title, image) in zip(axes, images.items(), strict=True):
         axis.imshow(image, interpolation="antialiased")
         if axis.get_subplotspec().is_first_row():
             axis.set_title(title, fontsize=9, parse_math=False)

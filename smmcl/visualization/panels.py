@@ -26,12 +26,15 @@ MIN_WIDTH = 320  # pixels: narrower pictures are enlarged by a whole number
 BORDER = 4  # pixels: outlines that follow the edge of a picture are drawn outside of it
 
 
-def pictures(inputs: Mapping[str, Any], *, fmt: str) -> tuple[np.ndarray, np.ndarray]:
-    """Takes visible (H, W, 3) uint8 RGB and auxiliary (H, W, A) out of the model's input.
+def pictures(inputs: Mapping[str, Any], *, fmt: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Takes visible (H, W, 3) uint8 RGB and auxiliary (H, W, A), if any, out of the model's input.
 
     Its "image" (3, H, W) has the channel order `fmt`, "RGB" or "BGR".
     """
-    visible, auxiliary = (inputs[key].permute(1, 2, 0).numpy() for key in ("image", "auxiliary"))
+    visible, auxiliary = (
+        inputs[key].permute(1, 2, 0).numpy() if key in inputs else None
+        for key in ("image", "auxiliary")
+    )
     return np.ascontiguousarray(visible if fmt == "RGB" else visible[:, :, ::-1]), auxiliary
 
 
@@ -65,6 +68,12 @@ def color_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
     colors = color(stretched, name=COLOR_MAPS.get(kind, OTHER_COLOR_MAP))  # (H, W, 3)
     colors[~is_measured] = NO_MEASUREMENT
     return colors
+
+
+def blend(visible: np.ndarray, auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
+    """Half of both images, (H, W, 3) uint8: where they are misaligned, outlines stand twice."""
+    parts = (brighten(visible), color_auxiliary(auxiliary, kind=kind))
+    return np.mean(parts, axis=0).astype(np.uint8)
 
 
 def color(values: np.ndarray, *, name: str = "viridis") -> np.ndarray:
@@ -177,7 +186,7 @@ def row_width(count: int, width: int) -> int:
 
 def draw_pair(
     visible: np.ndarray,
-    auxiliary: np.ndarray,
+    auxiliary: np.ndarray | None,
     *,
     maps: Mapping[str, np.ndarray],
     kind: str,
@@ -205,8 +214,9 @@ def draw_pair(
     images = {
         "visible": enlarge(visible[inside], width=size[1]),
         "visible, brightened": enlarge(brighten(visible[inside]), width=size[1]),
-        kind: enlarge(color_auxiliary(auxiliary[inside], kind=kind), width=size[1]),
     }
+    if auxiliary is not None:
+        images[kind] = enlarge(color_auxiliary(auxiliary[inside], kind=kind), width=size[1])
     for title, labels in maps.items():
         labels = enlarge(labels[inside], width=size[1])
         images[title] = overlay(images["visible, brightened"], labels, metadata=metadata)

@@ -217,12 +217,12 @@ def _draw_pair(
     """Draws both images, the truth, and each model's labels: (title, data URL) each."""
     some = predictors[0]
     visible, auxiliary = pictures(some.mapper(record), fmt=some.mapper.reader.channel_order)
-    kind, ground = some.mapper.reader.format.kind, enlarge(brighten(visible))
+    kind, ground = some.mapper.reader.kind, enlarge(brighten(visible))
     maps = [some.mapper.reader.label(record)]
     maps += [one.predict([one.mapper(record)])[0].labels for one in predictors]  # (H, W) each
     images = [
         ("visible, brightened", ground),
-        (kind, enlarge(color_auxiliary(auxiliary, kind=kind))),
+        *([] if auxiliary is None else [(kind, enlarge(color_auxiliary(auxiliary, kind=kind)))]),
         *zip(
             titles,
             (overlay(ground, enlarge(labels), metadata=some.metadata) for labels in maps),

@@ -14,6 +14,7 @@ from smmcl.visualization.panels import (
     INK,
     LINE,
     MARGIN,
+    blend,
     brighten,
     color_auxiliary,
     enlarge,
@@ -26,7 +27,9 @@ TEXT = 18  # pixels
 
 
 def contact_sheet(names: Sequence[str], *, num_pairs: int) -> np.ndarray:
-    """Draws sound pairs of registered datasets: visible, brightened, auxiliary, label.
+    """Draws sound pairs of registered datasets: visible, brightened, auxiliary, blend, label.
+
+    What a dataset does not have, auxiliary images or labels, is left out.
 
     Args:
         names: of the datasets, which share their classes.
@@ -39,24 +42,26 @@ def contact_sheet(names: Sequence[str], *, num_pairs: int) -> np.ndarray:
     for name in names:
         metadata = MetadataCatalog.get(name)
         reader = PairReader.of(metadata)
-        kind = reader.format.kind
         for record in spread(DatasetCatalog.get(name), num_pairs):
             try:
                 visible, auxiliary = reader.images(record)
-                labels = reader.label(record)
+                labels = reader.label(record) if "sem_seg_file_name" in record else None
             except (ValueError, FileNotFoundError):
                 continue  # `datasets.check` reports it
             bright = enlarge(brighten(visible))
-            seen.append(labels.flatten())
-            rows[f"{name}  {record['image_id']}"] = {
-                "visible": enlarge(visible),
-                "visible, brightened": bright,
-                kind: enlarge(color_auxiliary(auxiliary, kind=kind)),
-                "label": overlay(bright, enlarge(labels), metadata=metadata),
-            }
+            row = {"visible": enlarge(visible), "visible, brightened": bright}
+            if auxiliary is not None:
+                row[reader.kind] = enlarge(color_auxiliary(auxiliary, kind=reader.kind))
+                row["both, blended"] = enlarge(blend(visible, auxiliary, kind=reader.kind))
+            if labels is not None:
+                row["label"] = overlay(bright, enlarge(labels), metadata=metadata)
+                seen.append(labels.flatten())
+            rows[f"{name}  {record['image_id']}"] = row
     if not rows:
         raise ValueError(f"{', '.join(names)} has no sound pair to draw. Mend its files first.")
     sheet = draw_grid(rows)
+    if not seen:
+        return sheet
     shown = {"pairs on this sheet": np.concatenate(seen)[None]}  # (1, pixels)
     key = legend(shown, metadata=metadata, width=sheet.shape[1] - 2 * MARGIN)
     below = np.full((len(key) + MARGIN, *sheet.shape[1:]), BACKGROUND, dtype=np.uint8)
@@ -69,16 +74,17 @@ def draw_grid(rows: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
 
     Args:
         rows: (H, W, 3) uint8 pictures by title, by the name of the row; sizes may differ, titles
-            are those of the first row.
+            are those of the first row, and a row without one of them has a gap there.
     """
-    pictures = [list(row.values()) for row in rows.values()]
+    titles, gap = list(next(iter(rows.values()))), np.full((1, 1, 3), BACKGROUND, dtype=np.uint8)
+    pictures = [[row.get(title, gap) for title in titles] for row in rows.values()]
     widths = [max(image.shape[1] for image in column) for column in zip(*pictures, strict=True)]
     heights = [2 * TEXT + max(image.shape[0] for image in row) for row in pictures]
     lefts = MARGIN + np.cumsum([0, *(width + 1 for width in widths)])  # of the lines
     tops = MARGIN + 2 * TEXT + np.cumsum([0, *(height + 1 for height in heights)])
     canvas = Image.new("RGB", (int(lefts[-1]) + MARGIN, int(tops[-1]) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for left, title in zip(lefts, next(iter(rows.values())), strict=False):
+    for left, title in zip(lefts, titles, strict=False):
         draw.text((left, MARGIN), title, INK, font(TEXT, bold=True), anchor="lt")
     for top, name, row in zip(tops, rows, pictures, strict=False):
         draw.text((MARGIN + TEXT // 2, top + TEXT), name, FAINT, font(TEXT), anchor="lm")

@@ -274,5 +274,5 @@ def test_a_checkpoint_knows_the_inputs_it_was_trained_on(
     inputs = torch.load(tmp_path / "model_0000000.pth")["inputs"]
     assert (inputs["format"], inputs["stuff_classes"][0]) == ("RGB", "road")
     assert inputs["auxiliary"]["unit"] == "8-bit"
-    with pytest.raises(ValueError, match=r"trained on RGB colours but .* is 'BGR'"):
+    with pytest.raises(ValueError, match=r"trained on RGB colors but .* is 'BGR'"):
         load_weights(config(tmp_path, "INPUT.FORMAT", "BGR"), trainer.model)

@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import copy
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -206,6 +207,31 @@ def test_a_checkpoint_stands_alone(tmp_path, images) -> None:
         )
 
 
+def test_a_checkpoint_knows_how_its_cameras_are_aligned(tmp_path, images) -> None:
+    cfg = build_config(str(write_run(tmp_path / "run").with_name("config.yaml")))
+    model, inputs = Trainer.build_model(cfg), build_model_inputs(cfg)
+    align = {"rule": "matrix", "matrix": [[2, 0, 4], [0, 2, 0]], "interpolation": "nearest"}
+    for name, changes in {
+        "own": {"align": align},
+        "old": {},
+        "bad": {"align": {"rule": "?"}},
+    }.items():
+        facts = inputs.facts[0] | {"name": "mine_train"} | changes
+        if name == "old":
+            del facts["align"]  # as checkpoints had it before
+        inputs.facts[0] = facts
+        absent = ["DATASETS.TRAIN", ("mine_train",), "DATASETS.TEST", ("mine_val",)]
+        build_checkpointer(changed(cfg, *absent), model, inputs=inputs).save(name)
+    visible, auxiliary = images[0], images[1][::2, ::2]
+    own, old = (Predictor.from_checkpoint(tmp_path / f"run/{name}.pth") for name in ("own", "old"))
+    seen = own.prepare(visible, auxiliary)["auxiliary"][0].numpy()
+    assert np.array_equal(seen[::2, 4::2], auxiliary[:, :-2])
+    assert not seen[:, :3].any()
+    assert old.prepare(visible, auxiliary)["auxiliary"].shape == (3, *SIZE)
+    with pytest.raises(ValueError, match=r"bad\.pth has inputs.* align is '\?'"):
+        Predictor.from_checkpoint(tmp_path / "run/bad.pth")
+
+
 def test_missing_auxiliary_images_are_blank_for_who_trained_so(checkpoint, images) -> None:
     overrides = ["INPUT.CORRUPTION.PROBABILITY", 0.2]
     predictor = Predictor.from_checkpoint(checkpoint, overrides=overrides)
@@ -247,7 +273,7 @@ def test_a_prediction_is_saved_in_the_ids_of_its_dataset(predictor, images, tmp_
     prediction = predictor(*images)
     assert np.array_equal(prediction.ids, prediction.labels + facts.label_offset)
     for labels in (prediction.labels, np.zeros_like(prediction.labels)):
-        prediction._replace(labels=labels).save(tmp_path / "new" / "labels.png")
+        dataclasses.replace(prediction, labels=labels).save(tmp_path / "new" / "labels.png")
         written = Image.open(tmp_path / "new" / "labels.png")
         assert np.array_equal(np.asarray(written), labels + facts.label_offset)
         colors = np.asarray(facts.stuff_colors, np.uint8)[labels]
@@ -256,7 +282,8 @@ def test_a_prediction_is_saved_in_the_ids_of_its_dataset(predictor, images, tmp_
     np.testing.assert_allclose(
         np.load(tmp_path / "p.npz")["probabilities"], prediction.probabilities, atol=1e-3
     )
-    wide = prediction._replace(metadata=argparse.Namespace(label_offset=300, stuff_colors=[]))
+    facts = argparse.Namespace(label_offset=300, stuff_colors=[])
+    wide = dataclasses.replace(prediction, metadata=facts)
     wide.save(tmp_path / "wide.png")  # too large for a palette
     assert np.array_equal(
         np.asarray(Image.open(tmp_path / "wide.png")), wide.labels.astype(int) + 300

@@ -149,12 +149,14 @@ def test_a_video_that_ends_early_leaves_what_was_drawn(
 
 def test_truth_and_resizing(call_tool, run_folder, tmp_path, capsys) -> None:
     record = records()[0]
-    small = Image.open(record["auxiliary_file_name"]).resize((48, 32))
-    small.save(tmp_path / "a.png")
-    places = ("--visible", record["file_name"], "--auxiliary", tmp_path / "a.png")
+    stored = Image.open(record["auxiliary_file_name"])
+    stored.resize((40, 32)).save(tmp_path / "b.png")
+    stored.resize((48, 32)).save(tmp_path / "a.png")
+    places = ("--visible", record["file_name"], "--auxiliary", tmp_path / "b.png")
     with pytest.raises(SystemExit):
         demo(call_tool, run_folder, tmp_path / "out", *places)
-    assert "must have one size" in capsys.readouterr().err
+    assert "their aspect ratios differ by 20%" in capsys.readouterr().err
+    places = ("--visible", record["file_name"], "--auxiliary", tmp_path / "a.png")
     options = ("--truth", record["sem_seg_file_name"], "--short-side", 96, "--probabilities")
     demo(call_tool, run_folder, tmp_path / "out", *places, *options)
     assert np.load(tmp_path / "out/00000_probabilities.npz")["probabilities"].shape == (9, 64, 96)

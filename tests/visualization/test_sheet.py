@@ -49,8 +49,8 @@ def dataset(tiny_config) -> Iterator[str]:
 
 def test_a_sheet_has_a_legend_and_leaves_out_what_cannot_be_read(dataset) -> None:
     whole = contact_sheet([dataset], num_pairs=3)
-    # Four pictures enlarged to four times the stored width, five lines, two margins.
-    assert whole.shape[1] == 4 * 384 + 4 + 2 * 28
+    # Five pictures enlarged to four times the stored width, six lines, two margins.
+    assert whole.shape[1] == 5 * 384 + 5 + 2 * 28
     metadata = MetadataCatalog.get(dataset)
     reader = PairReader.of(metadata)
     labels = [reader.label(record) for record in DatasetCatalog.get(dataset)]

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
+from smmcl.data.alignment import DEFAULT
 from smmcl.data.datasets.description import Description, palette, read_description
 from smmcl.data.datasets.layouts import find_split
 from smmcl.data.datasets.synthetic.build import register_synthetic
 from smmcl.data.format import ModelInputs
+from smmcl.data.reader import without_labels
 
 # What a set's metadata must agree in with the other sets of one training run.
 SHARED_FACTS = ("stuff_classes", "label_offset", "stored_ignore", "ignore_label", "auxiliary")
@@ -73,7 +75,9 @@ def register_split(name: str, description: Description, split: str, *, base: str
         "split": split,
         "label_offset": description.label_offset,
         "stored_ignore": description.stored_ignore,
-        "auxiliary": dataclasses.asdict(found.format),
+        "auxiliary": found.format and dataclasses.asdict(found.format),
+        "align": dataclasses.asdict(description.align),
+        "has_labels": "label" in found.layout,
         "absent_from_mean": list(description.absent_from_mean),
         "num_images": description.splits[split].pairs,
     }
@@ -103,14 +107,23 @@ def agreed_metadata(names: Sequence[str]) -> Any:
         raise ValueError("no dataset is named. Set DATASETS.TRAIN and DATASETS.TEST.")
     ensure_registered(names)
     first, *others = map(_metadata_of_pairs, names)
+    ours = _shared_facts(first)
     for name, other in zip(names[1:], others, strict=True):
-        for fact in SHARED_FACTS:
-            if getattr(first, fact) != getattr(other, fact):
+        for fact, value in _shared_facts(other).items():
+            if ours[fact] != value:
                 raise ValueError(
-                    f"{names[0]} and {name} differ in {fact}: {getattr(first, fact)} and "
-                    f"{getattr(other, fact)}. Train on sets that agree, or make their files agree."
+                    f"{names[0]} and {name} differ in {fact}: {ours[fact]} and {value}. "
+                    "Train on sets that agree, or make their files agree."
                 )
     return first
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Raises if a dataset that is trained or evaluated on has no labels."""
+    ensure_registered(names)
+    for name in names:
+        if not MetadataCatalog.get(name).get("has_labels", True):
+            raise without_labels(f"dataset {name}")
 
 
 def build_model_inputs(cfg: CfgNode) -> ModelInputs:
@@ -123,13 +136,24 @@ def build_model_inputs(cfg: CfgNode) -> ModelInputs:
 def describe_inputs(cfg: CfgNode, name: str) -> dict[str, Any]:
     """What a model must know of a dataset, as a plain dict that its metadata can be set from."""
     metadata = _metadata_of_pairs(name)
+    uses_auxiliary = bool(cfg.MODEL.PAIR.AUXILIARY.NAME)
+    if uses_auxiliary and metadata.auxiliary is None:
+        raise ValueError(
+            f"the model reads pairs, but dataset {name} has visible images alone. Set "
+            "MODEL.PAIR.AUXILIARY.NAME to '', or name a dataset of pairs."
+        )
     return {
         "name": name,
         "format": cfg.INPUT.FORMAT,
-        "uses_auxiliary": bool(cfg.MODEL.PAIR.AUXILIARY.NAME),
+        "uses_auxiliary": uses_auxiliary,
         "stuff_colors": metadata.stuff_colors,
-        **{fact: getattr(metadata, fact) for fact in SHARED_FACTS},
+        **_shared_facts(metadata),
     }
+
+
+def _shared_facts(metadata: Any) -> dict[str, Any]:
+    align = metadata.get("align") or dataclasses.asdict(DEFAULT)
+    return {**{fact: getattr(metadata, fact) for fact in SHARED_FACTS}, "align": align}
 
 
 def _metadata_of_pairs(name: str) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.reader import PairReader, check_same_size
+from smmcl.files.images import read_size
 
 Array = np.ndarray
 LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B
@@ -59,6 +60,7 @@ class SplitReport:
     problems: list[str] = field(default_factory=list)  # each names its file; a sound set has none
     notes: list[str] = field(default_factory=list)  # what a user should know but need not mend
     sizes: Counter = field(default_factory=Counter)
+    alignments: Counter = field(default_factory=Counter)  # pairs by `Alignment.describe`
     tags: Counter = field(default_factory=Counter)
     ignored_pixels: int = 0
     visible: Moments = field(default_factory=Moments)
@@ -89,6 +91,10 @@ def check_split(
     for record in progress(records):
         report.tags.update(record.get("tags", ()))
         _check_pair(report, record, metadata)
+    report.notes += [f"{count} pairs: {how}" for how, count in report.alignments.items() if how]
+    if not metadata.get("has_labels", True):
+        report.notes.append("no labels: this set can be predicted, not trained or evaluated on")
+        return report
     absent = [n for n, c in zip(report.classes, report.class_images, strict=True) if not c]
     if absent:
         report.notes.append(f"classes that never occur: {', '.join(absent)}")
@@ -126,49 +132,56 @@ def _check_count(report: SplitReport, published: int | None) -> None:
 
 def _check_pair(report: SplitReport, record: dict[str, Any], metadata: Any) -> None:
     """Reads one pair; its statistics are taken only when all three files are sound."""
-    missing = [key for key in FILE_KEYS if not Path(record[key]).is_file()]
+    missing = [key for key in FILE_KEYS if key in record and not Path(record[key]).is_file()]
     report.problems += [f"{FILE_KEYS[key]} {record[key]} does not exist." for key in missing]
     if missing:
         return
-    visible_path, auxiliary_path, label_path = (record[key] for key in FILE_KEYS)
-    errors, reader = [], PairReader.of(metadata)
+    errors, reader, label = [], PairReader.of(metadata), None
     try:
         visible, auxiliary = reader.images(record)
     except ValueError as error:
         errors.append(str(error))
     try:
-        label = reader.label(record)
-        if not errors:
-            check_same_size(visible, visible_path, label, label_path)
+        if "sem_seg_file_name" in record:
+            label = reader.label(record)
+            if not errors:
+                paths = record["file_name"], record["sem_seg_file_name"]
+                check_same_size(visible, paths[0], label, paths[1])
     except ValueError as error:
         errors.append(str(error))
     report.problems += errors
     if errors:
         return
-    _check_values(report, visible, auxiliary, record)
-    _check_repeats(report, visible, visible_path, "visible image")
-    _check_repeats(report, auxiliary, auxiliary_path, "auxiliary image")
     report.num_sound += 1
     report.sizes[visible.shape[:2]] += 1
-    report.visible.add(visible)
-    report.auxiliary.add(auxiliary)
+    if auxiliary is not None:
+        stored = read_size(record["auxiliary_file_name"])
+        report.alignments[reader.align.describe(stored, visible.shape[:2])] += 1
+        _check_difference(report, visible, auxiliary, record)
+    for key, image, moments in (
+        ("file_name", visible, report.visible),
+        ("auxiliary_file_name", auxiliary, report.auxiliary),
+    ):
+        if image is not None:
+            _check_image(report, image, record[key], FILE_KEYS[key])
+            moments.add(image)
+    if label is not None:
+        _count_classes(report, label, metadata, record["sem_seg_file_name"])
+
+
+def _count_classes(report: SplitReport, label: Array, metadata: Any, path: str) -> None:
     counts = np.bincount(label.ravel(), minlength=256)
     report.ignored_pixels += int(counts[metadata.ignore_label])
     report.class_pixels += counts[: len(report.classes)]
     report.class_images += counts[: len(report.classes)] > 0
     if not counts[: len(report.classes)].any():
-        report.notes.append(f"label image {label_path} holds no class, only ignored pixels")
+        report.notes.append(f"label image {path} holds no class, only ignored pixels")
 
 
-def _check_values(
+def _check_difference(
     report: SplitReport, visible: Array, auxiliary: Array, record: dict[str, Any]
 ) -> None:
-    """Notices images that are readable but cannot be what they are called."""
-    for image, key in ((visible, "file_name"), (auxiliary, "auxiliary_file_name")):
-        if image.min() == image.max():
-            report.problems.append(
-                f"{FILE_KEYS[key]} {record[key]} holds the single value {image.flat[0]:g}."
-            )
+    """Notices an auxiliary image that is the visible one."""
     # Luminance, first on a few pixels: nearly all images differ there.
     is_gray = all(
         np.abs(visible[::step, ::step] @ LUMINANCE - auxiliary[::step, ::step, 0]).max() <= 1
@@ -180,7 +193,10 @@ def _check_values(
         )
 
 
-def _check_repeats(report: SplitReport, image: Array, path: str, role: str) -> None:
+def _check_image(report: SplitReport, image: Array, path: str, role: str) -> None:
+    """Notices an image that shows nothing, or what another one shows."""
+    if image.min() == image.max():
+        report.problems.append(f"{role} {path} holds the single value {image.flat[0]:g}.")
     digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest()
     first = report.digests[role].setdefault(digest, path)
     if first != path:

@@ -9,11 +9,17 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from smmcl.data.alignment import DEFAULT, Alignment, read_alignment
 from smmcl.data.datasets.keys import check_keys, class_names
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.files.yaml import read_layers
 
-PARTS = ("visible", "auxiliary", "label")
+# The files of a pair, and the keys of their paths in a record of the catalog.
+PARTS = {
+    "visible": "file_name",
+    "auxiliary": "auxiliary_file_name",
+    "label": "sem_seg_file_name",
+}
 BACKGROUNDS = ("background", "unlabeled", "unlabelled", "void", "other", "none")
 GRAY = (0.0, 0.0, 0.4)  # hue, saturation, value
 
@@ -32,11 +38,13 @@ class Description:
     """What a dataset file says."""
 
     classes: Sequence[str]  # names; the position is the training label
-    # Alternatives, each a pattern of the "visible", "auxiliary" and "label" files with {id} and,
-    # where folders are named so, {split}.
+    # Alternatives, each a pattern of the "visible" and, if any, "auxiliary" and "label" files with
+    # {id} and, where folders are named so, {split}.
     layouts: Sequence[Mapping[str, str]]
     splits: Mapping[str, Split]
-    auxiliary: Sequence[AuxiliaryFormat]  # alternatives, told apart by the files' channels, bits
+    # Alternatives, told apart by the files' channels and bits; none for visible images alone.
+    auxiliary: Sequence[AuxiliaryFormat] = ()
+    align: Alignment = DEFAULT  # of the auxiliary images with the visible ones
     root: Sequence[str] = (".",)  # folder of the files, or alternatives
     colors: Sequence[Sequence[int]] = ()  # RGB per class, 0..255
     label_offset: int = 0  # this and the next as in `reader.PairReader`
@@ -60,7 +68,7 @@ def read_description(path: str | Path) -> Description:
     known = {entry.name for entry in fields(Description)}
     if unknown := sorted(map(str, set(facts) - known)):
         raise ValueError(f"{path} has the key(s) {', '.join(unknown)}; known are {sorted(known)}.")
-    needed = ("classes", "layouts", "splits", "auxiliary")
+    needed = ("classes", "layouts", "splits")
     if missing := [key for key in needed if not facts.get(key)]:
         raise ValueError(f"{path} lacks {', '.join(missing)}; datasets/README.md has an example.")
     check_keys(facts, path=path)
@@ -71,9 +79,12 @@ def read_description(path: str | Path) -> Description:
             facts[key] = _listed(facts[key])
     try:
         facts["splits"] = {name: _split(split or {}) for name, split in facts["splits"].items()}
-        facts["auxiliary"] = [AuxiliaryFormat(**entry) for entry in _listed(facts["auxiliary"])]
+        formats = _listed(facts.get("auxiliary") or [])
+        facts["auxiliary"] = [AuxiliaryFormat(**entry) for entry in formats]
     except TypeError as error:
         raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
+    if "align" in facts:
+        facts["align"] = read_alignment(facts["align"], path=path)
     facts["root"] = _listed(facts.get("root", "."))
     description = Description(**{"colors": palette(facts["classes"]), **facts})
     _check(description, path)
@@ -99,12 +110,13 @@ def palette(classes: Sequence[str]) -> list[list[int]]:
 
 def _check(description: Description, path: str | Path) -> None:
     for layout in description.layouts:
-        if set(layout) != set(PARTS) or any(
-            pattern.count("{id}") != 1 for pattern in layout.values()
-        ):
+        wanted = {"visible", *(["auxiliary"] if description.auxiliary else [])}
+        is_right = wanted <= set(layout) <= {*wanted, "label"}
+        if not is_right or any(pattern.count("{id}") != 1 for pattern in layout.values()):
             raise ValueError(
-                f"{path} has the layout {dict(layout)}. Give each a visible, auxiliary and label "
-                "pattern with {id} in it, once."
+                f"{path} has the layout {dict(layout)}. Give each a visible pattern, an auxiliary "
+                "one if the file has the key `auxiliary` and only then, and a label one unless the "
+                "set has no labels; each pattern with {id} in it, once."
             )
     if len(description.colors) != len(description.classes):
         raise ValueError(

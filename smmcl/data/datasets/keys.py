@@ -75,7 +75,8 @@ KEYS: Mapping[str, Check] = {
     "classes": lambda v, place: texts([*v.values()] if isinstance(v, Mapping) else v, place),
     "layouts": _list_of(_mapping_of(text)),
     "splits": _mapping_of(_optional(split)),
-    "auxiliary": _list_of(auxiliary),
+    "auxiliary": _optional(_list_of(auxiliary)),
+    "align": lambda value, place: None,  # `read_alignment` does it
     "root": texts,
     "colors": _list_of(color),
     "label_offset": count,

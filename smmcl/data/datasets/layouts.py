@@ -24,7 +24,7 @@ class FoundSplit:
     """A split on disk."""
 
     layout: Mapping[str, str]  # the pattern of each part that its files follow
-    format: AuxiliaryFormat  # what its auxiliary images store
+    format: AuxiliaryFormat | None  # what its auxiliary images store, if it has any
     records: list[dict[str, Any]]  # for the catalog
     num_skipped: int  # listed entries left out by `Description.skip`
 
@@ -44,9 +44,8 @@ def find_split(description: Description, split: str, *, base: str | Path) -> Fou
     skipped = f" ({num_skipped} entries {description.skip!r} skipped)" if num_skipped else ""
     logger.info(
         f"{root}: split {split} has {len(ids)} pairs{skipped}; layout "
-        f"{' + '.join(layout[part] for part in PARTS)}; auxiliary {auxiliary.kind}, "
-        f"{auxiliary.channels} channel(s), unit {auxiliary.unit}"
-        f"{', HHA made of it when read' if auxiliary.camera else ''}"
+        f"{' + '.join(_patterns(layout))}; {_describe(auxiliary)}"
+        f"{'' if 'label' in layout else '; no labels'}"
     )
     return FoundSplit(layout, auxiliary, records, num_skipped)
 
@@ -69,10 +68,11 @@ def _find_layout(
     found, looked_for = [], []
     for layout in description.layouts:
         ids, num_skipped = _read_ids(description, split, root=root, layout=layout)
-        probes = [[_fill(layout[part], name, split) for part in PARTS] for name in _spread(ids)]
+        patterns = _patterns(layout)
+        probes = [[_fill(one, name, split) for one in patterns] for name in _spread(ids)]
         complete = [names for names in probes if all((root / name).is_file() for name in names)]
         found.append((len(complete), ids, num_skipped, layout))
-        looked_for.append(" + ".join(probes[0] if probes else [layout[part] for part in PARTS]))
+        looked_for.append(" + ".join(probes[0] if probes else patterns))
     num_complete, *best = max(found, key=lambda entry: entry[0])
     if num_complete == 0:
         raise FileNotFoundError(
@@ -104,6 +104,18 @@ def _read_ids(
     return kept, num_skipped
 
 
+def _patterns(layout: Mapping[str, str]) -> list[str]:
+    return [layout[part] for part in PARTS if part in layout]
+
+
+def _describe(auxiliary: AuxiliaryFormat | None) -> str:
+    if auxiliary is None:
+        return "no auxiliary images"
+    made = ", HHA made of it when read" if auxiliary.camera else ""
+    kind, channels = auxiliary.kind, auxiliary.channels
+    return f"auxiliary {kind}, {channels} channel(s), unit {auxiliary.unit}{made}"
+
+
 def _fill(pattern: str, name: str, split: str) -> str:
     return pattern.replace("{split}", split).replace("{id}", name)
 
@@ -119,13 +131,12 @@ def _records(
     tagged = _read_tags(description, ids, split, root=root, layout=layout)
     records = []
     for name in ids:
-        paths = {part: str(root / _fill(layout[part], name, split)) for part in PARTS}
         record = {
-            "file_name": paths["visible"],
-            "auxiliary_file_name": paths["auxiliary"],
-            "sem_seg_file_name": paths["label"],
-            "image_id": name,
+            key: str(root / _fill(layout[part], name, split))
+            for part, key in PARTS.items()
+            if part in layout
         }
+        record["image_id"] = name
         if tagged:
             record["tags"] = [tag for tag, members in tagged.items() if name in members]
         records.append(record)
@@ -151,8 +162,12 @@ def _read_tags(
     return tagged
 
 
-def _find_format(description: Description, records: Sequence[dict[str, Any]]) -> AuxiliaryFormat:
+def _find_format(
+    description: Description, records: Sequence[dict[str, Any]]
+) -> AuxiliaryFormat | None:
     """Takes the format of the first probed file that has one; else the first one's error."""
+    if not description.auxiliary:
+        return None
     first_error = None
     for record in _spread(records):
         for auxiliary in description.auxiliary:

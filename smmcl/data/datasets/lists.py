@@ -76,6 +76,6 @@ def _is_image(name: str) -> bool:
 def _id_of(entry: str, split: str, *, layout: Mapping[str, str]) -> str:
     """The id in a list's entry: itself, a file name, or the path of a visible or label file."""
     for part in ("visible", "label"):
-        if match := id_pattern(layout[part], split).fullmatch(entry):
+        if part in layout and (match := id_pattern(layout[part], split).fullmatch(entry)):
             return match["id"]
     return entry.rpartition(".")[0] if _is_image(entry) else entry

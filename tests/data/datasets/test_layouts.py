@@ -13,7 +13,7 @@ from smmcl.data.datasets import build
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
 from smmcl.data.datasets.description import palette, read_description
 from smmcl.data.datasets.layouts import FoundSplit, find_split
-from smmcl.data.format import AuxiliaryContract
+from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.mapper import MultiModalDatasetMapper
 
 FOLDER = Path(build.__file__).parent
@@ -37,7 +37,7 @@ layouts: [{visible: "rgb/{id}.png", auxiliary: "depth/{id}.png", label: "ids/{id
 
 
 def test_a_name_that_the_catalog_has_otherwise_is_refused(monkeypatch):
-    contract = AuxiliaryContract(kind="thermal", channels=1, unit="8-bit", low=0, high=255)
+    contract = AuxiliaryFormat(kind="thermal", channels=1, unit="8-bit", low=0, high=255)
     found = FoundSplit({}, contract, [], 0)
     monkeypatch.setattr(build, "find_split", lambda *args, **kwargs: found)
     MetadataCatalog.get("taken").set(stuff_classes=["sky"])
