@@ -1,6 +1,7 @@
 """Two cameras: exact moves by hand, gaps that never mix, and the rules that refuse."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,15 @@ def test_calibration_files(tmp_path):
             stated(text)
     with pytest.raises(FileNotFoundError, match=r"gone\.yaml does not exist"):
         read_alignment("gone.yaml", path=tmp_path / "dataset.yaml")
+
+
+def test_the_calibration_of_the_readme(tmp_path):
+    text = (Path(__file__).parents[2] / "datasets/README.md").read_text()
+    (tmp_path / "calibration.yaml").write_text(
+        text.split("\n# calibration.yaml")[1].split("\n", 1)[1].split("```")[0]
+    )
+    align = read_alignment("calibration.yaml", path=tmp_path / "dataset.yaml")
+    assert (align.matrix[0], align.interpolation) == ([2.01, 0.0, -14.2], "nearest")
 
 
 @pytest.mark.parametrize("stated", ["strech", "matrix", 7, None, {"rule": "matrix"}, {"x": 1}, []])
