@@ -4,6 +4,7 @@ Shape shorthand in this module:
     H, W: size of the result      A: channels of the auxiliary image
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from smmcl.data.geometry import draw_geometry
 from smmcl.data.reader import PairReader, check_same_size
 
 AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
+
+logger = logging.getLogger(__name__)
 
 
 class MultiModalDatasetMapper:
@@ -56,6 +59,7 @@ class MultiModalDatasetMapper:
         self.flip_probability = flip_probability
         self.seed = seed % 2**32
         self.appearance = tuple(appearance)
+        self.has_drawn = False  # a position
 
     @classmethod
     def from_config(
@@ -86,7 +90,8 @@ class MultiModalDatasetMapper:
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
-            record: of the catalog; in training also "position", the sample's place in the stream.
+            record: of the catalog; in training also "position", the sample's place in the stream,
+                which is drawn where a loader other than this project's gives none.
 
         Returns:
             The record, with "image" (3, H, W) uint8, "auxiliary" (A, H, W) uint8 or float32 on the
@@ -95,6 +100,8 @@ class MultiModalDatasetMapper:
             (H, W) int64 and "view_seed", from which the contrastive branch draws its views.
         """
         record = dict(record)
+        if self.is_train and "position" not in record:
+            record["position"] = self._draw_position()
         visible, auxiliary = self.reader.images(record)
         record["height"], record["width"] = visible.shape[:2]
         record["valid_box"] = (0, 0, *visible.shape[:2])
@@ -109,6 +116,17 @@ class MultiModalDatasetMapper:
             # A single channel is repeated last: moving three equal ones takes thrice as long.
             tensors["auxiliary"] = channels_first(auxiliary).repeat(self.reader.repeats, 1, 1)
         return tensors
+
+    def _draw_position(self) -> int:
+        """From torch's generator, which Detectron2's loader seeds by worker."""
+        worker = torch.utils.data.get_worker_info()
+        if not self.has_drawn and (worker is None or worker.id == 0):
+            logger.warning(
+                "Samples come without their position in the stream, so their augmentation is drawn "
+                "by the loader's seed: it depends on the number of workers and on restarts"
+            )
+        self.has_drawn = True
+        return int(torch.randint(2**62, ()))
 
     def _augment(
         self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray | None

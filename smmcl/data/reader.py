@@ -103,6 +103,7 @@ class PairReader:
             visible (H, W, 3) uint8; auxiliary (H, W, scaled channels of the format), uint8 or
             float32 on the scale 0..255, or None where the set has none.
         """
+        check_record(record, "file_name", *["auxiliary_file_name"] * (self.format is not None))
         picture = decode(record["file_name"], role="visible image")
         visible = self.visible(picture)
         if self.format is None:
@@ -169,6 +170,8 @@ class PairReader:
 
     def label(self, record: Mapping[str, Any]) -> np.ndarray:
         """Reads the label of a record."""
+        if "annotations" in record:
+            check_record(record, "sem_seg_file_name")
         if "sem_seg_file_name" not in record:
             raise without_labels(f"pair {record['image_id']}")
         return self.read_label(record["sem_seg_file_name"])
@@ -219,6 +222,21 @@ class PairReader:
             depth = decode(path, role="auxiliary image")
             write_new_image(cached, self.auxiliary(depth, beside=beside))
         return decode(cached, role="cached HHA image").values
+
+
+def check_record(record: Mapping[str, Any], *needed: str) -> None:
+    """Raises when a record of the catalog does not name a file under each of the needed keys."""
+    missing = [key for key in needed if key not in record]
+    if not missing:
+        return
+    has_boxes = "annotations" in record and "sem_seg_file_name" not in record
+    boxes = " Its 'annotations' are of detection, which this project does not read." * has_boxes
+    raise ValueError(
+        f"the record {record.get('image_id', record.get('file_name'))!r} has no "
+        f"{' and no '.join(missing)}.{boxes} Give each record the paths of its visible image, "
+        "auxiliary image and label image under file_name, auxiliary_file_name and "
+        "sem_seg_file_name."
+    )
 
 
 def without_labels(what: str) -> ValueError:

@@ -109,9 +109,9 @@ class PairSemSegEvaluator(DatasetEvaluator):
             outputs: for each "sem_seg" (K, H, W), scores at the label's resolution.
         """
         for record, output in zip(inputs, outputs, strict=True):
+            truth = torch.from_numpy(self._reader.label(record))
             # On a CPU torch takes seven times as long for `argmax` of the first dimension.
             prediction = output["sem_seg"].max(dim=0).indices  # (H, W)
-            truth = torch.from_numpy(self._reader.label(record))
             counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
             self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou
             for task in (TASK, *(f"{TASK}_{tag}" for tag in record.get("tags", ()))):

@@ -138,7 +138,7 @@ def test_from_config_takes_the_facts_from_the_metadata(registered_pairs):
 
 
 @pytest.mark.parametrize(
-    "fact", [{"label_offset": 0}, {"stuff_classes": ["a", "b"]}, {"auxiliary": {"kind": "depth"}}]
+    "fact", [{"label_offset": 4}, {"stuff_classes": ["a", "b"]}, {"auxiliary": {"kind": "depth"}}]
 )
 def test_training_sets_that_disagree(registered_pairs, fact):
     names = (registered_pairs(), registered_pairs(**fact))
@@ -156,7 +156,7 @@ def test_unknown_auxiliary_format(registered_pairs):
 def test_training_set_that_holds_no_pairs():
     MetadataCatalog.get("boxes_train").set(thing_classes=["cup"])
     DatasetCatalog.register("boxes_train", list)
-    with pytest.raises(ValueError, match=r"'boxes_train' is registered without the facts of pairs"):
+    with pytest.raises(ValueError, match=r"'boxes_train' is registered without classes"):
         MultiModalDatasetMapper(build_config(overrides=["DATASETS.TRAIN", ("boxes_train",)]), True)
     DatasetCatalog.remove("boxes_train")
 

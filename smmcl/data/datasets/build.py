@@ -12,6 +12,7 @@ from typing import Any
 from smmcl.d2 import ENGINE, CfgNode, DatasetCatalog, MetadataCatalog
 from smmcl.data.alignment import DEFAULT
 from smmcl.data.datasets.description import Description, palette, read_description
+from smmcl.data.datasets.facts import LabelLoader, complete_facts
 from smmcl.data.datasets.layouts import find_split
 from smmcl.data.datasets.synthetic.build import register_synthetic
 from smmcl.data.format import ModelInputs
@@ -34,8 +35,20 @@ def ensure_registered(names: Sequence[str]) -> None:
         if name not in DatasetCatalog.list():
             _register(name)
         metadata = MetadataCatalog.get(name)
-        if hasattr(metadata, "stuff_classes") and not hasattr(metadata, "stuff_colors"):
+        if not hasattr(metadata, "stuff_classes"):
+            continue  # another kind of set; who needs its classes says so
+        if not hasattr(metadata, "auxiliary"):
+            DatasetCatalog.get(name)  # one of ours is looked at now
+        complete_facts(metadata)
+        if not hasattr(metadata, "stuff_colors"):
             metadata.stuff_colors = palette(metadata.stuff_classes)
+
+
+def register_builtin() -> None:
+    """Registers every built-in set; its files are looked at when it is first used."""
+    for name in builtin_splits():
+        if name not in DatasetCatalog.list():
+            _register(name)
 
 
 def _register(name: str) -> None:
@@ -47,8 +60,7 @@ def _register(name: str) -> None:
         register_split(name, description, split, base=Path(match["path"]).parent)
     elif name in builtin_splits():
         path, split = builtin_splits()[name]
-        base = os.environ.get("DETECTRON2_DATASETS", "datasets")
-        register_split(name, read_description(path), split, base=base)
+        register_split(name, read_description(path), split)
     else:
         known = sorted({*filter(_is_of_pairs, DatasetCatalog.list()), *builtin_splits()})
         raise ValueError(
@@ -59,36 +71,50 @@ def _register(name: str) -> None:
         )
 
 
-def register_split(name: str, description: Description, split: str, *, base: str | Path) -> None:
-    """Looks at the files of a split and puts it into the catalog.
+def register_split(
+    name: str, description: Description, split: str, *, base: str | Path | None = None
+) -> None:
+    """Puts a split into the catalog; its files are looked at when it is first listed.
 
     Args:
         name: the dataset's name in configs.
-        base: folder that the description's root is relative to.
+        base: folder that the description's root is relative to; by default
+            $DETECTRON2_DATASETS, or datasets/.
     """
-    found = find_split(description, split, base=base)
+    labels = LabelLoader(
+        description.label_offset, description.stored_ignore, len(description.classes), ignore=255
+    )
+    metadata = MetadataCatalog.get(name)
     facts = {
         "stuff_classes": list(description.classes),
         "stuff_colors": [list(color) for color in description.colors],
         "ignore_label": 255,
-        "evaluator_type": "sem_seg",
+        "evaluator_type": labels.evaluator_type,
+        "sem_seg_loading_fn": labels,
         "split": split,
         "label_offset": description.label_offset,
         "stored_ignore": description.stored_ignore,
-        "auxiliary": found.format and dataclasses.asdict(found.format),
         "align": dataclasses.asdict(description.align),
-        "has_labels": "label" in found.layout,
         "absent_from_mean": list(description.absent_from_mean),
         "num_images": description.splits[split].pairs,
     }
     try:
-        MetadataCatalog.get(name).set(**facts)
+        metadata.set(**facts)
     except AssertionError as error:  # of a fact that the catalog has otherwise
         raise ValueError(
             f"dataset {name!r} is not what the catalog already says of that name: "
             f"{str(error).splitlines()[0]} Register yours under another name."
         ) from error
-    DatasetCatalog.register(name, lambda: found.records)
+
+    @functools.cache
+    def load() -> list[dict[str, Any]]:
+        folder = base or os.environ.get("DETECTRON2_DATASETS", "datasets")
+        found = find_split(description, split, base=folder)
+        metadata.auxiliary = found.format and dataclasses.asdict(found.format)
+        metadata.has_labels = "label" in found.layout
+        return found.records
+
+    DatasetCatalog.register(name, load)
 
 
 @functools.cache
@@ -159,8 +185,8 @@ def _shared_facts(metadata: Any) -> dict[str, Any]:
 def _metadata_of_pairs(name: str) -> Any:
     if not _is_of_pairs(name):
         raise ValueError(
-            f"dataset {name!r} is registered without the facts of pairs "
-            f"({', '.join(SHARED_FACTS)}). Set them in its metadata, or name a set of pairs."
+            f"dataset {name!r} is registered without classes for semantic segmentation. Set them, "
+            f"MetadataCatalog.get({name!r}).set(stuff_classes=[...]), or name another set."
         )
     return MetadataCatalog.get(name)
 

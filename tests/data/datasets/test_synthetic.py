@@ -239,7 +239,7 @@ def test_name_tells_the_size(tmp_path, monkeypatch, forget):
         ("synthetic_night_train@40", "<height>x<width>"),
         ("synthetic_night_test", "split of train, val"),
         ("synthetic_forest_train", "kind of indoor, night"),
-        ("mfnet_train", "names no generated dataset"),
+        ("street_train", "names no generated dataset"),
     ],
 )
 def test_wrong_names_are_refused(name, answer):

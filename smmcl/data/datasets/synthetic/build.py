@@ -116,7 +116,7 @@ def register_synthetic(name: str) -> None:
         stuff_classes=list(kind.CLASSES),
         stuff_colors=[list(color) for color in kind.COLORS],
         ignore_label=255,
-        evaluator_type="sem_seg",
+        evaluator_type="sem_seg",  # stored values are the classes
         label_offset=0,
         stored_ignore=255,
         auxiliary=dict(kind.AUXILIARY),
