@@ -47,6 +47,7 @@ LAYERS = {
     "smmcl.visualization": 4,
     "smmcl.inference": 4,
     "smmcl.cli": 4,
+    "smmcl.register": 4,
     "tools": 5,
 }
 MATHEMATICS = [name for name, layer in LAYERS.items() if layer == 0 and name != "smmcl"]
