@@ -11,7 +11,8 @@ from smmcl.modeling.streams.base import STREAM_REGISTRY, Stream
 from smmcl.modeling.streams.names import Names, Publisher
 from smmcl.weights.files import read_file, tensors_in
 
-FIRST_CONVOLUTION = "stages.0.embed.0.weight"  # of every stream
+# Of our streams, and of those made of Detectron2's modules.
+FIRST_CONVOLUTIONS = ("stages.0.embed.0.weight", "stages.0.0.conv1.weight")
 MIN_SHARE = 0.95  # of a stream's tensors, and of their values, that a file has to fill
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ def _fitting(
     filled, unexpected = {}, []
     for theirs, value in state.items():
         ours = names.to_ours(theirs)
-        if ours == FIRST_CONVOLUTION and value.dim() == 4:
+        if ours in FIRST_CONVOLUTIONS and value.dim() == 4:
             value = _with_channels(value, own[ours].shape[1])
         if ours in own and own[ours].shape == value.shape:
             filled[ours] = value

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smmcl.config import add_smmcl_config
+from smmcl.d2 import ENGINE, get_cfg
+from smmcl.modeling.backbone.pair import STAGES, stream_from_config
 from smmcl.modeling.streams import efficientnet_lite
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mit import NAMES as MIT
@@ -26,7 +29,7 @@ from smmcl.modeling.streams.resnet import DETECTRON2, TORCHVISION
 from smmcl.weights import files as weight_files
 from smmcl.weights.convert import (
     AUTHORS,
-    FIRST_CONVOLUTION,
+    FIRST_CONVOLUTIONS,
     load_stream,
 )
 from smmcl.weights.files import local_file, read_file
@@ -110,7 +113,7 @@ def by_msra(stream: nn.Module) -> dict[str, np.ndarray]:
         theirs = DETECTRON2.to_theirs(ours)
         for pattern, word in rules:
             theirs = re.sub(pattern, word, theirs)
-        if ours == FIRST_CONVOLUTION:
+        if ours == FIRST_CONVOLUTIONS[0]:
             value = (value / torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)).flip(1)
         if not theirs.endswith("tracked"):
             blobs[theirs] = value.numpy()
@@ -132,12 +135,64 @@ def test_msras_file_fills_the_stream_that_is_named_after_it(
     # MSRA's convolution over BGR pixels less their mean is ours over normalised RGB ones.
     mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
     pixels = torch.randint(256, (1, 3, 9, 9)).double()  # RGB
-    first = ours.state_dict()[FIRST_CONVOLUTION].double()
+    first = ours.state_dict()[FIRST_CONVOLUTIONS[0]].double()
     by_theirs = F.conv2d((pixels - mean).flip(1), torch.from_numpy(blobs["conv1_w"]).double())
     torch.testing.assert_close(F.conv2d((pixels - mean) / std, first), by_theirs, rtol=0, atol=1e-4)
     with torch.no_grad():
         theirs.stages[0].embed[0].weight.copy_(first)
     assert is_same(theirs, ours)
+
+
+def test_a_detector_of_the_zoo_fills_the_stream_of_its_resnet(tmp_path, caplog) -> None:
+    """A ResNet below an FPN, over BGR pixels that nothing divides; the rest of it is named."""
+    theirs, ours = built("resnet50_msra")
+    state = {
+        f"backbone.bottom_up.{DETECTRON2.to_theirs(key)}": value.numpy()
+        for key, value in theirs.state_dict().items()
+        if not key.endswith("num_batches_tracked")  # frozen norms have none
+    }
+    state["backbone.fpn_lateral2.weight"] = np.zeros(1, np.float32)
+    data = {"model": state, "__author__": "Detectron2 Model Zoo"}
+    path = save(data, tmp_path / "model_final_280758.pkl")
+    with caplog.at_level(logging.INFO, "smmcl"):
+        load_stream(ours, path, name="resnet50_msra")
+    assert "missing: none; unexpected: fpn_lateral2.weight" in caplog.text
+    pixels = torch.randn(1, 3, 9, 9, dtype=torch.double)  # BGR less its mean
+    std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
+    wanted, got = (stream.state_dict()[FIRST_CONVOLUTIONS[0]].double() for stream in (theirs, ours))
+    outputs = F.conv2d(pixels, wanted), F.conv2d(pixels.flip(1) / std, got)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        theirs.stages[0].embed[0].weight.copy_(got)
+    assert is_same(theirs, ours)
+    with pytest.raises(ValueError, match=r"reads torchvision's ResNet"):
+        load_stream(build_stream("resnet50"), path, name="resnet50")
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("is_msra", [True, False])
+def test_a_stream_of_detectron2s_own_modules_is_filled(
+    is_msra: bool, channels: int, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if ENGINE != "detectron2":
+        pytest.skip("Detectron2 is not here")
+    cfg = get_cfg()
+    add_smmcl_config(cfg)
+    cfg.MODEL.PAIR.AUXILIARY.NAME = "build_resnet_backbone"
+    cfg.MODEL.AUXILIARY.PIXEL_MEAN = [0.0] * channels
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = list(STAGES)
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = is_msra
+    theirs, ours = build_stream("resnet50"), stream_from_config(cfg, "AUXILIARY")
+    data = {"model": by_msra(theirs)} if is_msra else {
+        "model": {DETECTRON2.to_theirs(k): v.numpy() for k, v in theirs.state_dict().items()},
+        "__author__": "torchvision",
+    }  # fmt: skip
+    with caplog.at_level(logging.INFO, "smmcl"):
+        load_stream(ours, save(data, tmp_path / "R.pkl"), name="auxiliary stream")
+    assert "100.00% of the values; missing: none" in caplog.text
+    last = "blocks.2.layers.2.0.weight", "2.conv3.weight"
+    got, wanted = ours.stages[3].get_parameter(last[1]), theirs.stages[3].get_parameter(last[0])
+    assert torch.equal(got, wanted)
 
 
 def test_strides_of_msra_and_torchvision_are_not_confused(tmp_path: pathlib.Path) -> None:
@@ -219,7 +274,7 @@ def test_one_channel_gives_what_three_equal_ones_give(tmp_path: pathlib.Path, na
 def test_a_convolution_over_one_channel_is_repeated_and_divided(tmp_path: pathlib.Path) -> None:
     theirs, ours = build_stream("mscan_t", in_channels=1), build_stream("mscan_t")
     load_stream(ours, save(published(theirs, MSCAN), tmp_path / "f.pth"), name="mscan_t")
-    one, three = (stream.state_dict()[FIRST_CONVOLUTION] for stream in (theirs, ours))
+    one, three = (stream.state_dict()[FIRST_CONVOLUTIONS[0]] for stream in (theirs, ours))
     torch.testing.assert_close(three, torch.cat([one / 3] * 3, dim=1))
 
 

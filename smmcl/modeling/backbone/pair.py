@@ -5,6 +5,7 @@ Shape shorthand in this module:
     C: channels of a stage     h, w: its height and width
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, fused_width
 from smmcl.modeling.layers.norm import FrozenNorm, freeze_norms
 from smmcl.modeling.layers.recompute import recompute_blocks
 from smmcl.modeling.streams.base import STREAM_REGISTRY, Stream, find_stream
+from smmcl.modeling.streams.resnet import DETECTRON2, DETECTRON2_MODULES, fitting_publishers
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -193,4 +195,10 @@ def _stream_of_resnet(name: str, cfg: CfgNode, channels: int) -> Stream:
         )
     first, *others = (getattr(network, stage) for stage in STAGES)
     stages = [nn.Sequential(network.stem, first), *others]
-    return Stream(stages, widths=[shape.channels for shape in shapes])
+    stream = Stream(stages, widths=[shape.channels for shape in shapes])
+    stream.publishers = tuple(
+        dataclasses.replace(publisher, names=DETECTRON2_MODULES)
+        for publisher in fitting_publishers(stride_in_1x1=cfg.MODEL.RESNETS.STRIDE_IN_1X1)
+        if publisher.names is DETECTRON2
+    )
+    return stream

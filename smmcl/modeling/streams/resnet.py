@@ -48,6 +48,10 @@ DETECTRON2 = Names(
     ("res{2}.{0}.shortcut.norm.", "stages.{}.blocks.{}.shortcut.1."),
     ("res{2}.{0}.shortcut.", "stages.{}.blocks.{}.shortcut.0."),
 )
+# Where a stream made of Detectron2's own modules has them.
+DETECTRON2_MODULES = Names(
+    ("stem.", "stages.0.0."), ("res2.", "stages.0.1."), ("res{2}.", "stages.{}.")
+)
 # Caffe2's names, which MSRA's ResNets have, in Detectron2's words.
 CAFFE2 = (
     (r"^(res_)?conv1_", "stem.conv1_"),
@@ -69,9 +73,18 @@ def from_caffe2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for pattern, replacement in CAFFE2:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value
-    stem = renamed["stem.conv1.weight"]  # (64, 3, 7, 7), for BGR pixels that nothing divides
-    renamed["stem.conv1.weight"] = stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)
-    return renamed
+    return for_normalized_rgb(renamed)
+
+
+def from_zoo(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As `from_caffe2`, of a ResNet that is the bottom of a pyramid."""
+    return for_normalized_rgb({k.removeprefix("bottom_up."): v for k, v in state.items()})
+
+
+def for_normalized_rgb(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Turns the first convolution, which reads BGR pixels that nothing divides."""
+    stem = state["stem.conv1.weight"]  # (64, 3, 7, 7)
+    return {**state, "stem.conv1.weight": stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)}
 
 
 BY_TORCHVISION = Publisher("torchvision's ResNet", TORCHVISION, mark="layer1.0.conv1.weight")
@@ -84,13 +97,25 @@ BY_MSRA = Publisher(
     mark="res2_0_branch2a_w",
     prepare=from_caffe2,
 )
+BY_ZOO = Publisher(
+    "Detectron2's model zoo (a ResNet below an FPN)",
+    DETECTRON2,
+    mark="bottom_up.stem.conv1.weight",
+    prepare=from_zoo,
+    author="Detectron2 Model Zoo",
+)
+
+
+def fitting_publishers(*, stride_in_1x1: bool) -> tuple[Publisher, ...]:
+    """Where a network halves its maps does not show in the shapes of its weights."""
+    return (BY_MSRA, BY_ZOO) if stride_in_1x1 else (BY_TORCHVISION, BY_DETECTRON2)
 
 
 @register_sizes(SIZES)
 class ResNet(Stream):
     """The four stages of a ResNet, the stem part of the first; `SIZES` lists the sizes."""
 
-    publishers = (BY_TORCHVISION, BY_DETECTRON2, BY_MSRA)
+    publishers = (BY_TORCHVISION, BY_DETECTRON2, BY_MSRA, BY_ZOO)
 
     def __init__(
         self,
@@ -128,8 +153,7 @@ class ResNet(Stream):
             blocks = nn.Sequential(*blocks)
             stages.append(nn.Sequential(OrderedDict(embed=embed, blocks=blocks)))
         super().__init__(stages, widths=widths)
-        # Where a network halves its maps does not show in the shapes of its weights.
-        self.publishers = (BY_MSRA,) if stride_in_1x1 else (BY_TORCHVISION, BY_DETECTRON2)
+        self.publishers = fitting_publishers(stride_in_1x1=stride_in_1x1)
         init_encoder(self)
 
 
