@@ -61,6 +61,7 @@ def _few_pairs(tiny_config) -> None:
     """Registers the tiny stream and the few pairs."""
 
 
+@pytest.mark.skipif(d2.ENGINE == "builtin", reason="the stock trainer is Detectron2's alone")
 def test_a_shipped_config_in_the_stock_trainer_and_loaders(tmp_path, caplog) -> None:
     cfg = sm.with_iterations(stock_config(tmp_path))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (4, 0)  # 16 pairs by 4

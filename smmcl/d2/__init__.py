@@ -73,7 +73,6 @@ if ENGINE == "detectron2":
             default_argument_parser,
             default_setup,
             hooks,
-            launch,
         )
         from detectron2.evaluation import DatasetEvaluator, verify_results
         from detectron2.layers import ShapeSpec
@@ -118,7 +117,6 @@ else:
     )
     from smmcl.d2.builtin.evaluation import DatasetEvaluator, verify_results
     from smmcl.d2.builtin.events import EventStorage, get_event_storage, has_event_storage
-    from smmcl.d2.builtin.launch import launch
     from smmcl.d2.builtin.modeling import (
         BACKBONE_REGISTRY,
         META_ARCH_REGISTRY,

@@ -1,5 +1,6 @@
-"""Two processes on the CPU, as either engine starts them."""
+"""What either engine tells two processes on the CPU of each other."""
 
+import argparse
 import json
 import pathlib
 
@@ -9,13 +10,14 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 import smmcl.d2 as d2
+from smmcl.engine.launch import start
 
 NUM_PROCESSES = 2
 DATA = [{"id": i} for i in range(8)]
 
 
-def observe(folder: str) -> None:
-    comm = d2.comm
+def observe(args: argparse.Namespace) -> None:
+    comm, folder = d2.comm, args.folder
     rank = comm.get_rank()
     try:
         d2.create_ddp_model(nn.Linear(1, 1))
@@ -50,7 +52,10 @@ def test_two_processes_know_and_hear_each_other(tmp_path: pathlib.Path, monkeypa
     monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)
     import test_processes
 
-    d2.launch(test_processes.observe, NUM_PROCESSES, dist_url="auto", args=(str(tmp_path),))
+    args = argparse.Namespace(
+        num_gpus=NUM_PROCESSES, num_machines=1, machine_rank=0, dist_url="auto", folder=tmp_path
+    )
+    start(test_processes.observe, args)
     first, second = (
         json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8"))
         for rank in range(NUM_PROCESSES)
