@@ -1,7 +1,7 @@
-"""Labels of a live pair of cameras or videos: live.py CONFIG WEIGHTS VISIBLE AUXILIARY [OUTPUT].
+"""Segments two cameras or videos as they run: live.py CONFIG WEIGHTS VISIBLE AUXILIARY [OUTPUT].
 
-VISIBLE and AUXILIARY are paths of videos or numbers of cameras; OUTPUT is a video of the labels'
-colors. The config names the data set, by which the auxiliary frames are read.
+VISIBLE and AUXILIARY are video files or camera numbers; OUTPUT is a video of the predicted classes
+in color. The config names the dataset, which defines how auxiliary frames are read.
 """
 
 import sys
@@ -18,11 +18,11 @@ from smmcl.config import build_config
 from smmcl.inference.fold import fold
 
 SIZE = (320, 240)  # width and height that the model sees
-AT_ONCE = 2  # pairs under way; two cores label more pairs side by side than one after the other
+AT_ONCE = 2  # pairs in flight; two cores have more throughput with one pair each
 
 
 def frames(visible: str, auxiliary: str):
-    """Pairs of frames, (H, W, 3) in RGB and (H, W), until one of the two ends."""
+    """Yields pairs of frames, (H, W, 3) in RGB and (H, W), until one of the videos ends."""
     captures = [cv2.VideoCapture(int(s) if s.isdecimal() else s) for s in (visible, auxiliary)]
     for source, capture in zip((visible, auxiliary), captures, strict=True):
         if not capture.isOpened():
@@ -36,7 +36,7 @@ def frames(visible: str, auxiliary: str):
 
 
 def in_turn(pool, function, items):
-    """Results in the order of the items, of which one more than there are workers is under way."""
+    """Yields results in the order of the items; at most AT_ONCE + 1 items are in flight."""
     pending = deque()
     for item in items:
         pending.append(pool.submit(function, item))
@@ -46,7 +46,7 @@ def in_turn(pool, function, items):
 
 
 def main(config: str, weights: str, visible: str, auxiliary: str, output: str = "") -> float:
-    """Returns the pairs per second, reading and writing included."""
+    """Returns the pairs per second, including reading and writing."""
     predictor = Predictor(build_config(config, ["MODEL.WEIGHTS", weights]))
     device = predictor.model.device.type
     flags = getattr(torch.cpu, "get_capabilities", dict)()  # older torch reports none

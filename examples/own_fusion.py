@@ -1,6 +1,5 @@
-"""A fusion of your own. Run: python examples/own_fusion.py MODEL.FUSION.NAME GatedMaximum ..."""
-
-import runpy
+"""A fusion of your own: --config-file FILE IMPORTS "['examples/own_fusion.py']" \
+MODEL.FUSION.NAME GatedMaximum"""
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +9,19 @@ from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion
 
 @FUSION_REGISTRY.register()
 class GatedMaximum(Fusion):
-    """Each stream takes the stronger of the two responses, by a learned share per channel."""
+    """Each stream adds the stronger of the two responses, with a learned weight per channel."""
 
-    def __init__(self, visible_width, auxiliary_width, *, fused_width, is_read=True):
+    def __init__(self, visible_width, auxiliary_width, *, fused_width, is_read=True) -> None:
         super().__init__(visible_width, auxiliary_width, fused_width=fused_width, is_read=is_read)
         if visible_width != auxiliary_width:
-            raise ValueError("GatedMaximum needs two streams of the same widths.")
-        self.share = nn.Parameter(torch.full((visible_width, 1, 1), 0.5))
+            raise ValueError(
+                f"GatedMaximum got streams of {visible_width} and {auxiliary_width} channels, but "
+                "needs equal widths. Choose two streams of one family."
+            )
+        self.weight = nn.Parameter(torch.full((visible_width, 1, 1), 0.5))
         self.fuse = nn.Conv2d(visible_width, fused_width, 1) if is_read else None
 
-    def forward(self, visible: Tensor, auxiliary: Tensor):
-        strongest = self.share * torch.maximum(visible, auxiliary)  # (N, C, H, W)
+    def forward(self, visible: Tensor, auxiliary: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        strongest = self.weight * torch.maximum(visible, auxiliary)  # (N, C, H, W)
         visible, auxiliary = visible + strongest, auxiliary + strongest
         return visible, auxiliary, None if self.fuse is None else self.fuse(visible + auxiliary)
-
-
-if __name__ == "__main__":
-    runpy.run_path("tools/train_net.py", run_name="__main__")

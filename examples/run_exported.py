@@ -1,4 +1,4 @@
-"""Runs an exported model without this package: run_exported.py model.onnx rgb.png thermal.png."""
+"""Runs an exported model without this package: run_exported.py model.onnx rgb.png thermal.png"""
 
 import json
 import pathlib

@@ -168,54 +168,54 @@ def _add_input(cfg: CfgNode) -> None:
     # factors within 1 +- STRENGTH; 0 is off.
     _C.INPUT.PHOTOMETRIC = CfgNode()
     _C.INPUT.PHOTOMETRIC.STRENGTH = 0.0
-    # Probability of making the visible image look as if taken in less light.
+    # Probability of darkening the visible image, as if taken in less light.
     _C.INPUT.LOW_LIGHT = CfgNode()
     _C.INPUT.LOW_LIGHT.PROBABILITY = 0.0
-    # Probability of corrupting one image of a pair, and by what:
-    # smmcl/data/appearance/corruption.py has the names.
+    # Probability of corrupting one image of a pair, and the corruptions to choose from;
+    # smmcl/data/appearance/corruption.py lists them.
     _C.INPUT.CORRUPTION = CfgNode()
     _C.INPUT.CORRUPTION.PROBABILITY = 0.0
     _C.INPUT.CORRUPTION.NAMES = ["missing"]
-    # The auxiliary image of another pair of the same dataset, at test: "" (off) or "swap".
-    # An ablation: what a model loses by it shows how much it uses the auxiliary image.
+    # An ablation at test: "swap" gives each pair the auxiliary image of another pair, "" is off.
+    # The drop in score shows how much the model uses the auxiliary image.
     _C.INPUT.AUXILIARY_ABLATION = ""
 
 
 def _add_model(cfg: CfgNode) -> None:
     _C = cfg
-    # Prefixes of parameters that the model alone or MODEL.WEIGHTS alone may have, for instance the
-    # classifier when the classes change; any other that has no counterpart is an error.
+    # Prefixes of parameters that may remain unmatched between the model and MODEL.WEIGHTS, such as
+    # the classifier when the classes change. Any other mismatch is an error.
     _C.MODEL.UNFILLED_WEIGHTS = []
-    # With several GPUs, batch norm over the images of all of them, or of each by itself.
+    # With several GPUs: batch norm over the images of all of them, or of each one alone.
     _C.MODEL.SYNC_BATCH_NORM = True
     _C.MODEL.AUXILIARY = CfgNode()
-    # As MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, of the auxiliary image: one value per channel.
+    # MODEL.PIXEL_MEAN and MODEL.PIXEL_STD of the auxiliary image: one value per channel, 0..255.
     _C.MODEL.AUXILIARY.PIXEL_MEAN = [123.675, 116.28, 103.53]
     _C.MODEL.AUXILIARY.PIXEL_STD = [58.395, 57.12, 57.375]
 
-    # Backend of torch.compile for the backbone, such as "inductor"; "" runs it as it is. What does
-    # not compile is an error.
+    # Backend of torch.compile for the backbone, such as "inductor"; "" does not compile. A part
+    # that fails to compile stops the run.
     _C.MODEL.COMPILE = ""
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
-        # Network of the stream (smmcl/modeling/streams/base.py lists them), or on Detectron2
-        # "build_resnet_backbone" as MODEL.RESNETS has it, with OUT_FEATURES res2 to res5; "" leaves
-        # the stream out, and with it the exchange.
+        # Network of the stream (docs/networks.md lists them), or with Detectron2
+        # "build_resnet_backbone" as MODEL.RESNETS describes it, with OUT_FEATURES res2 to res5. ""
+        # leaves out the stream, and so the fusion.
         node.NAME = ""
-        # ImageNet weights that its training starts from: path or URL of a file by the publishers
-        # that smmcl/weights/convert.py lists, or package://NAME for the file of an installed
-        # package; "" starts from random ones. Read when training
-        # starts anew and MODEL.WEIGHTS is empty: otherwise a checkpoint fills the whole model.
+        # ImageNet weights to start from: a path, a URL, or package://NAME for the file of an
+        # installed package (docs/networks.md lists those that fit); "" starts from random weights.
+        # Read only by a new training without MODEL.WEIGHTS, since a checkpoint fills the whole
+        # model.
         node.WEIGHTS = ""
         # Probability of dropping the last block's residual path; it rises linearly from 0.
         node.DROP_PATH_RATE = 0.0
 
-    # Activation checkpointing: a stream's blocks are computed a second time in backward instead of
-    # keeping their inner maps. Same numbers, much less memory, about a third more time.
+    # Activation checkpointing: recompute the streams' blocks in the backward pass, do not store
+    # their activations. Same numbers, much less memory, about a third more time.
     _C.MODEL.PAIR.RECOMPUTE = False
-    # Batch norms of the streams keep the statistics, factors and offsets of their WEIGHTS, as
-    # Detectron2's FrozenBN does: for batches too small to take statistics from.
+    # Freeze the streams' batch norms, statistics and affine parameters alike, as Detectron2's
+    # FrozenBN does: for batches too small to take statistics from.
     _C.MODEL.PAIR.FREEZE_NORM = False
 
     _C.MODEL.FUSION = CfgNode()
@@ -224,7 +224,7 @@ def _add_model(cfg: CfgNode) -> None:
     # "TokenFusionAdapter", "ChannelExchangeAdapter" (CEN). With MODEL.BACKBONE.NAME
     # "build_shared_backbone", the published "TokenFusion" (MiT) or "ChannelExchange" (ResNet).
     _C.MODEL.FUSION.NAME = "CrossModalModulation"
-    # Factor on what one stream gives the other: 1 in Eqs. 1-2, 0.5 in the authors' code.
+    # Factor on the features from the other stream: 1 in Eqs. 1-2, 0.5 in the authors' code.
     _C.MODEL.FUSION.SCALE = 0.5
     # SA-Gate's output ReLU, as published. It deletes half of the maps of MSCAN and MiT.
     _C.MODEL.FUSION.SAGATE_RELU = False
@@ -238,16 +238,16 @@ def _add_model(cfg: CfgNode) -> None:
     # three times 2e-4, at ResNet-101 equal to 4.9.
     _C.MODEL.FUSION.SPARSITY_WEIGHT = 1.0
 
-    # Probability of dropping one of the head's channels (CONVS_DIM) before the classifier. A fused
-    # feature that is not in IN_FEATURES is not built.
+    # Probability of dropping a channel (of CONVS_DIM) before the classifier. Fused features that
+    # are not in IN_FEATURES are not built.
     _C.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1
-    # Factors on the cross-entropy of each class's pixels; [] weighs all alike.
+    # Factor on the cross-entropy of each class; [] weights all classes equally.
     _C.MODEL.SEM_SEG_HEAD.CLASS_WEIGHTS = []
-    # Hard-pixel mining: share of each image's labelled pixels, those of the highest loss, that the
-    # cross-entropy is the mean of; 1 takes all.
+    # Hard-pixel mining: average the cross-entropy over this share of each image's labeled pixels,
+    # those with the highest loss; 1 takes all.
     _C.MODEL.SEM_SEG_HEAD.HARD_SHARE = 1.0
     _C.MODEL.SEM_SEG_HEAD.HAM = CfgNode()
-    # Channels and rank of the matrix decomposition, and its multiplicative updates.
+    # Channels and rank of the matrix factorization, and its numbers of multiplicative updates.
     _C.MODEL.SEM_SEG_HEAD.HAM.CHANNELS = 512
     _C.MODEL.SEM_SEG_HEAD.HAM.RANK = 64
     _C.MODEL.SEM_SEG_HEAD.HAM.STEPS_TRAIN = 6
@@ -263,34 +263,35 @@ def _add_contrast(cfg: CfgNode) -> None:
     _C.MODEL.CONTRAST.NAME = ""
 
     _C.MODEL.SMMCL = CfgNode()
-    # The visible and the auxiliary feature that are contrasted. The paper's are at stride 32; small
-    # crops have too few cells there, then take res4 at stride 16.
+    # The visible and the auxiliary feature to contrast. The paper's are at stride 32; small crops
+    # have too few cells there, so use res4 at stride 16.
     _C.MODEL.SMMCL.IN_FEATURES = ["res5_visible", "res5_auxiliary"]
     # Channels of the embeddings and of the projectors' hidden layers.
     _C.MODEL.SMMCL.EMBED_DIM = 256
     _C.MODEL.SMMCL.HIDDEN_DIM = 512
-    # Contrast the views of all processes with each other, or each process's own.
+    # True contrasts the views of all processes, False those of each process alone.
     _C.MODEL.SMMCL.GATHER = False
-    # Cross-modal term (Eqs. 3-4): its weight in the sum, 0 leaves it out, and its temperature t.
+    # Cross-modal term (Eqs. 3-4): its weight in the total loss (0 leaves it out) and temperature.
     _C.MODEL.SMMCL.CROSS_MODAL = CfgNode()
     _C.MODEL.SMMCL.CROSS_MODAL.WEIGHT = 0.2
     _C.MODEL.SMMCL.CROSS_MODAL.TEMPERATURE = 0.1
-    # Auxiliary anchors with visible keys as well, and the mean of the two directions.
+    # Also contrast auxiliary anchors with visible keys, and average the two directions.
     _C.MODEL.SMMCL.CROSS_MODAL.SYMMETRIC = False
-    # Keys of an anchor's class that are its positives: "all", "other_place" (Eq. 4 to the letter)
-    # or "other_index" (the authors' code).
+    # Which keys of an anchor's class are its positives: "all", "other_place" (Eq. 4 literally) or
+    # "other_index" (the authors' code).
     _C.MODEL.SMMCL.CROSS_MODAL.POSITIVES = "all"
-    # Intra-modal terms (Eqs. 5-6), one weight each, one temperature.
+    # Intra-modal terms (Eqs. 5-6): a weight each, one temperature.
     _C.MODEL.SMMCL.INTRA_MODAL = CfgNode()
     _C.MODEL.SMMCL.INTRA_MODAL.VISIBLE_WEIGHT = 0.2
     _C.MODEL.SMMCL.INTRA_MODAL.AUXILIARY_WEIGHT = 0.2
     _C.MODEL.SMMCL.INTRA_MODAL.TEMPERATURE = 0.1
     _C.MODEL.SMMCL.SAMPLER = CfgNode()
-    # Cells that a class needs in an image to be an anchor set; most views of a set; most in all.
+    # Cells that a class needs in an image to become an anchor set; maximum number of views per set;
+    # maximum number of views in total.
     _C.MODEL.SMMCL.SAMPLER.MIN_VIEWS = 5
     _C.MODEL.SMMCL.SAMPLER.MAX_VIEWS = 300
     _C.MODEL.SMMCL.SAMPLER.MAX_FEATURES = 4800
-    # Draw the same places in the two images, or each their own (the authors' code).
+    # True samples the same places in both images, False each its own (the authors' code).
     _C.MODEL.SMMCL.SAMPLER.SHARED_POSITIONS = False
     # Class regions of earlier batches that RegionContrast remembers, per class.
     _C.MODEL.REGION_CONTRAST = CfgNode()
@@ -299,56 +300,55 @@ def _add_contrast(cfg: CfgNode) -> None:
 
 def _add_solver(cfg: CfgNode) -> None:
     _C = cfg
-    # AdamW: betas here, the rate and decay under Detectron2's BASE_LR and WEIGHT_DECAY.
+    # AdamW's betas; its learning rate and decay are Detectron2's BASE_LR and WEIGHT_DECAY.
     _C.SOLVER.BETAS = [0.9, 0.999]
-    # Length of the run and of its warm-up in epochs, used where MAX_ITER is 0: then iterations
+    # Length of the run and of its warm-up in epochs, used if MAX_ITER is 0: the iterations then
     # follow from the number of pairs and IMS_PER_BATCH.
     _C.SOLVER.EPOCHS = 0
     _C.SOLVER.WARMUP_EPOCHS = 0
-    # Numbered checkpoints that are kept, the newest ones; 0 keeps all. One comes every
-    # CHECKPOINT_PERIOD iterations.
+    # How many numbered checkpoints to keep, the newest ones; 0 keeps all. CHECKPOINT_PERIOD sets
+    # how often one is written.
     _C.SOLVER.CHECKPOINTS_KEPT = 3
     # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
     _C.SOLVER.POLY_POWER = 0.9
-    # Parts (micro-batches) in which a step's IMS_PER_BATCH pairs go through the model, so that a
-    # small GPU trains with the paper's batch of 16; rate, epochs and data order stay as they are.
+    # Micro-batches per step, so that a small GPU can train with the paper's batch of 16.
+    # IMS_PER_BATCH stays the batch of a step; learning rate, epochs and data order do not change.
     _C.SOLVER.ACCUMULATION = 1
-    # What Detectron2's SOLVER.AMP.ENABLED computes in: "bfloat16", "float16" (with the loss
-    # scaled), or "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere. On a CPU
-    # without amx_bf16 or avx512_bf16, bfloat16 takes longer than float32.
+    # Data type of Detectron2's SOLVER.AMP.ENABLED: "bfloat16", "float16" (with loss scaling), or
+    # "auto", which is float16 on GPUs before Ampere and bfloat16 elsewhere. On a CPU without
+    # amx_bf16 or avx512_bf16, bfloat16 is slower than float32.
     _C.SOLVER.AMP.DTYPE = "auto"
-    # Decay of the moving average of weights that evaluation then uses, such as 0.999; 0 keeps none.
+    # Decay of a moving average of the weights for evaluation, such as 0.999; 0 keeps no average.
     _C.SOLVER.AVERAGE_DECAY = 0.0
-    # Factor on the rate of the streams' parameters, such as 0.1 to keep them near their WEIGHTS.
+    # Factor on the streams' learning rate, such as 0.1 to stay near their ImageNet weights.
     _C.SOLVER.STREAMS_LR_FACTOR = 1.0
-    # Keeps MSCAN's layer scales at their start values, as the authors' optimiser did.
+    # Keep MSCAN's layer scales at their initial values, as the authors' optimizer did.
     _C.SOLVER.FREEZE_LAYER_SCALE = False
 
 
 def _add_test(cfg: CfgNode) -> None:
     _C = cfg
-    # What a class counts that occurs neither in truth nor in prediction, or in one of them only:
-    # "present" averages over classes in truth or prediction, "truth" over classes in the truth
-    # (Detectron2's rule), "zero" counts an absent class as 0.
+    # Which classes the mean includes: "present" those in the ground truth or the prediction,
+    # "truth" those in the ground truth (Detectron2's rule), "zero" all, absent ones as 0.
     _C.TEST.ABSENT_CLASSES = "present"
-    # Evaluation by windows of SIZE (height, width) pixels, each covered by its neighbour to a share
-    # of OVERLAP or more, BATCH_SIZE of them at once; off, the whole image is one window.
+    # Sliding-window evaluation: windows of SIZE (height, width) pixels that overlap by a share of
+    # at least OVERLAP, BATCH_SIZE at a time. False evaluates the whole image at once.
     _C.TEST.SLIDING = CfgNode()
     _C.TEST.SLIDING.ENABLED = False
     _C.TEST.SLIDING.SIZE = [480, 640]
     _C.TEST.SLIDING.OVERLAP = 1.0 / 3.0
     _C.TEST.SLIDING.BATCH_SIZE = 1
-    # Test-time augmentation: several scales, and the mirror image with Detectron2's FLIP. SUM is
-    # what is added up: "softmax" probabilities, or "exp" of the logits as the authors do.
+    # Test-time augmentation, by Detectron2's TEST.AUG.ENABLED and FLIP: the scales to use, and what
+    # is summed: "softmax" probabilities, or "exp" of the logits as the authors do.
     _C.TEST.AUG.SCALES = [0.75, 1.0, 1.25]
     _C.TEST.AUG.SUM = "softmax"
-    # Fixed draws of the Hamburger's bases to evaluate with: above 1, the results are the means over
-    # them, and those of "<task>_spread" the standard deviations.
+    # Number of fixed draws of the Hamburger bases to evaluate with. Above 1, scores are means over
+    # the draws, and "<task>_spread" has their standard deviations.
     _C.TEST.BASES_DRAWS = 1
-    # Evaluate in the mixed precision of SOLVER.AMP.DTYPE, whether trained so or not.
+    # Evaluate in mixed precision (SOLVER.AMP.DTYPE), however the model was trained.
     _C.TEST.AMP = False
-    # Score by which model_best.pth is chosen, such as "sem_seg/mIoU"; with several sets in
-    # DATASETS.TEST "mfnet_val/sem_seg/mIoU". Only a validation set may choose. "" keeps the last.
+    # Score that selects model_best.pth, such as "sem_seg/mIoU", or "mfnet_val/sem_seg/mIoU" with
+    # several sets in DATASETS.TEST. Only a validation set may select. "" writes no model_best.pth.
     _C.TEST.BEST_METRIC = ""
-    # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" for none.
+    # Folder under OUTPUT_DIR for predicted label images in the dataset's own ids; "" saves none.
     _C.TEST.SAVE_PREDICTIONS = ""

@@ -6,9 +6,10 @@ import re
 import pytest
 
 from smmcl.config import build_config
+from smmcl.d2 import ENGINE
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -24,6 +25,8 @@ def test_named_config_keys_exist(document: pathlib.Path) -> None:
     text = document.read_text(encoding="utf-8")
     roots = "MODEL|INPUT|SOLVER|TEST|DATASETS|DATALOADER"
     for key in re.findall(rf"`((?:{roots})\.[A-Z0-9_.*]+)", text):
+        if key.startswith("MODEL.RESNETS") and ENGINE == "builtin":
+            continue  # of Detectron2's own ResNet, which the embedded engine does not have
         node = build_config()
         for part in key.strip(".").split("."):
             if "*" in part:
