@@ -11,7 +11,6 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from smmcl.modeling.backbone.pair import (
     stream_from_config,
 )
 from smmcl.modeling.fusion.channel_exchange import kept_channels, penalized
-from smmcl.modeling.fusion.token_fusion import ScorePredictor, exchange
+from smmcl.modeling.fusion.token_fusion import ScorePredictor, exchange, mean_size
 from smmcl.modeling.layers.init import init_encoder
 from smmcl.modeling.streams import mit, resnet
 from smmcl.modeling.streams.base import Stream
@@ -230,8 +229,8 @@ class SharedPairBackbone(PairBackbone):
 
     def regularization(self) -> dict[str, Tensor]:
         """The sparsity term on what the last `forward` in training saw."""
-        values = [value.flatten() for fusion in self.fusions for value in fusion.penalized()]
-        return {"loss_sparsity": self.sparsity_weight * torch.cat(values).float().abs().mean()}
+        values = [value for fusion in self.fusions for value in fusion.penalized()]
+        return {"loss_sparsity": self.sparsity_weight * mean_size(values)}
 
 
 def _check_alike(cfg: CfgNode) -> None:

@@ -83,8 +83,7 @@ def match_width(width: int, receiving_width: int) -> nn.Module:
 
 
 def channel_gate(in_width: int, width: int) -> nn.Sequential:
-    """Squeeze and excitation: of a map (N, in_width, H, W) a factor 0..1 per channel,
-    (N, width, 1, 1)."""
+    """Squeeze and excitation: maps (N, in_width, H, W) to factors 0..1 (N, width, 1, 1)."""
     hidden_width = max(width // 16, 1)
     return nn.Sequential(
         nn.AdaptiveAvgPool2d(1),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smmcl.modeling.fusion.base import FUSION_REGISTRY, Fusion, match_width
-from smmcl.modeling.fusion.token_fusion import exchange
+from smmcl.modeling.fusion.token_fusion import exchange, mean_size
 
 
 def kept_channels(
@@ -45,8 +45,7 @@ class ChannelExchangeAdapter(Fusion):
         F_fus = (F_vis' + F_aux') / 2
 
     A channel means the same in both streams only where they share their filters: prefer the
-    published form, smmcl/modeling/backbone/shared.py. Widths that differ are matched by 1x1
-    convolutions.
+    published form, smmcl/modeling/backbone/shared.py. 1x1 convolutions match unequal widths.
     """
 
     def __init__(
@@ -97,5 +96,5 @@ class ChannelExchangeAdapter(Fusion):
         return new_visible, new_auxiliary, fused / 2
 
     def regularization(self) -> dict[str, Tensor]:
-        scales = torch.cat(penalized([norm.weight for norm in self.norms]))
-        return {"loss_sparsity": self.sparsity_weight * scales.abs().mean()}
+        scales = penalized([norm.weight for norm in self.norms])
+        return {"loss_sparsity": self.sparsity_weight * mean_size(scales)}

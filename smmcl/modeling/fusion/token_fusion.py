@@ -38,6 +38,12 @@ def exchange(
     return [torch.where(keep, *values) for keep, *values in zip(keeps, own, given, strict=True)]
 
 
+def mean_size(values: Sequence[Tensor]) -> Tensor:
+    """Mean of the numbers in all tensors, without their signs; in float32 or better."""
+    flat = torch.cat([value.flatten() for value in values])
+    return flat.to(torch.promote_types(flat.dtype, torch.float32)).abs().mean()
+
+
 @FUSION_REGISTRY.register()
 class TokenFusionAdapter(Fusion):
     """TokenFusion between the stages of any two streams: an adapted form, not a published one.
@@ -101,8 +107,7 @@ class TokenFusionAdapter(Fusion):
         return new_visible, new_auxiliary, fused / 2
 
     def regularization(self) -> dict[str, Tensor]:
-        means = torch.stack([score.float().mean() for score in self.scores])
-        return {"loss_sparsity": self.sparsity_weight * means.mean()}
+        return {"loss_sparsity": self.sparsity_weight * mean_size(self.scores)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "scores": []}  # a graph cannot be copied
