@@ -115,6 +115,11 @@ def test_every_file_says_its_idea(path: pathlib.Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
+def test_nothing_lies_loose_at_the_top() -> None:
+    names = {path.stem for path in (ROOT / "smmcl").glob("*.py")}
+    assert names == {"__init__", "cli", "config", "register"}
+
+
 def test_mathematics_imports_with_torch_alone() -> None:
     # fvcore's registry, with the table it prints, is the one thing beside them: it is no engine.
     allowed = "{'torch', 'numpy', 'smmcl', 'fvcore', 'tabulate'}"
