@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.d2 import CfgNode, DatasetCatalog
@@ -77,7 +78,7 @@ def make_steps(cfg: CfgNode) -> dict[str, Callable[[Records], Any]]:
     def collate(records: Records) -> list[dict[str, Any]]:
         return [mapper({**record, "position": i}) for i, record in enumerate(records)]
 
-    def ready(records: Records) -> dict[str, torch.Tensor]:
+    def ready(records: Records) -> dict[str, Tensor]:
         samples = collate(records)
         batch = {"sem_seg": torch.stack([sample["sem_seg"] for sample in samples])}
         for key, values in statistics_of.items():

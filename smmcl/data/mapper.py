@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smmcl.d2 import CfgNode, configurable
 from smmcl.data.appearance.photometric import Appearance, build_appearance
@@ -109,7 +110,7 @@ class MultiModalDatasetMapper:
             visible, auxiliary = self._augment(record, visible, auxiliary)
         return {**record, **self.tensors(visible, auxiliary)}
 
-    def tensors(self, visible: np.ndarray, auxiliary: np.ndarray | None) -> dict[str, torch.Tensor]:
+    def tensors(self, visible: np.ndarray, auxiliary: np.ndarray | None) -> dict[str, Tensor]:
         """The model's "image" (3, H, W) and, if any, "auxiliary" (A, H, W) of images as read."""
         tensors = {"image": channels_first(visible)}
         if auxiliary is not None:
@@ -156,6 +157,6 @@ class MultiModalDatasetMapper:
         return visible, None if auxiliary is None else other
 
 
-def channels_first(image: np.ndarray) -> torch.Tensor:
+def channels_first(image: np.ndarray) -> Tensor:
     """A copy of an image (H, W, C), as (C, H, W)."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))

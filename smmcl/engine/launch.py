@@ -131,7 +131,7 @@ def handle_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number in _stop_signals()}
 
 
-def parallelise(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
+def parallelize(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
     """Wraps a model for several processes, on the CPU as well as on GPUs.
 
     Args:

@@ -1,4 +1,4 @@
-"""The optimiser and the schedule: AdamW groups, then warm-up and polynomial decay."""
+"""The optimizer and the schedule: AdamW groups, then warm-up and polynomial decay."""
 
 import torch
 from fvcore.common.param_scheduler import (

@@ -22,7 +22,7 @@ from smmcl.engine.hooks import (
     WeightAverage,
     build_best_checkpoint,
 )
-from smmcl.engine.launch import parallelise
+from smmcl.engine.launch import parallelize
 from smmcl.engine.run_folder import held
 from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
@@ -51,7 +51,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        model = parallelise(model, has_sync_norm=cfg.MODEL.SYNC_BATCH_NORM)
+        model = parallelize(model, has_sync_norm=cfg.MODEL.SYNC_BATCH_NORM)
         self._trainer = build_step_trainer(cfg, model, loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = build_checkpointer(
@@ -107,7 +107,7 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: self.build_train_loader(self.cfg, start_position=position)
             )
-            # The optimiser's are those that MAX_ITER gave before, which may have been another.
+            # The optimizer's are those that MAX_ITER gave before, which may have been another.
             groups = self._trainer.optimizer.param_groups
             for group, rate in zip(groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = rate

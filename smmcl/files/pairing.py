@@ -73,7 +73,7 @@ def _explain(lonely: Sequence[Path], by_stem: Mapping[str, Path], *, num_visible
         by_stem[difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0)[0]]
         for path in lonely[:NUM_NAMED]
     ]
-    named = (f"{path} (nearest name: {o})" for path, o in zip(lonely, nearest, strict=False))
+    named = (f"{path} (nearest name: {o})" for path, o in zip(lonely, nearest, strict=True))
     return (
         f"{len(lonely)} of {num_visible} files lack a partner: none of the {len(by_stem)} files "
         f"given goes with {', '.join(named)}{', ...' if len(lonely) > NUM_NAMED else ''}. "

@@ -78,7 +78,7 @@ def convolution_backward(
 def count_flops(model: nn.Module, step: Callable[[], object]) -> Counts:
     """FLOPs of the parts, two for each multiply-add of convolutions and matrix products.
 
-    Attention and the matrix factorisation are products and count; elementwise work does not.
+    Attention and the matrix factorization are products and count; elementwise work does not.
     Only of forward passes the parts' shares are known, of a backward pass only the sum.
     """
     # The fused attention of CPUs has no formula; the plain one is two products.

@@ -71,7 +71,7 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
         if isinstance(module, nn.Sequential):
             _fold_sequence(module)
         if isinstance(module, MSCAN):
-            for stage, width in zip(module.stages, PART_WIDTHS, strict=False):
+            for stage, width in zip(module.stages, PART_WIDTHS, strict=True):
                 for block in stage.blocks:
                     if block.layer_scale_1 is not None:  # not folded before
                         _fold_block(block)

@@ -43,7 +43,7 @@ class WindowedInference(nn.Module):
             model: maps a list of dicts with "image", "auxiliary" and "valid_box" to logits.
             size: (height, width) of the windows, None for the whole image. A side on which the
                 image is smaller is padded, with the image in the middle.
-            overlap: share of a window that its neighbour covers as well, at least.
+            overlap: share of a window that its neighbor covers as well, at least.
             scales: of the resized pairs; each has the same weight.
             flip: adds the mirror image.
             add: "softmax" averages probabilities. "exp" adds exp(logits) over windows and scales,

@@ -55,7 +55,7 @@ def color_auxiliary(auxiliary: np.ndarray, *, kind: str) -> np.ndarray:
     """Colors (H, W) or (H, W, A), values 0..255, as (H, W, 3) uint8 by the format's `kind`.
 
     The contrast is stretched between the 1st and 99th percentile. Three channels that differ (HHA)
-    are shown as they are. In depth, 0 is no measurement: grey.
+    are shown as they are. In depth, 0 is no measurement: gray.
     """
     if auxiliary.ndim == 3 and (auxiliary != auxiliary[:, :, :1]).any():
         return auxiliary.clip(0, 255).astype(np.uint8)
@@ -204,7 +204,7 @@ def draw_pair(
         kind: of the auxiliary format.
         metadata: of the dataset.
         heading: a line above all.
-        valid_box: (top, left, bottom, right) of the real pixels; the others are drawn grey.
+        valid_box: (top, left, bottom, right) of the real pixels; the others are drawn gray.
         extras: (H, W, 3) uint8 by title, the last in the row.
         is_steady: the panel has the same size for every pair of one size.
     """
@@ -233,7 +233,7 @@ def draw_pair(
 
 
 def _pad(image: np.ndarray, *, size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    """Lays the enlarged picture of a box of real pixels into a grey one of the whole size."""
+    """Lays the enlarged picture of a box of real pixels into a gray one of the whole size."""
     top, left, bottom, right = box
     scale = image.shape[0] // (bottom - top)
     whole = np.full((scale * size[0], scale * size[1], 3), PADDING, dtype=np.uint8)

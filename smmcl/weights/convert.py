@@ -43,7 +43,7 @@ def load_stream(stream: Stream, path: str, *, name: str) -> None:
     """Fills a stream from a published ImageNet file and logs what fitted and what did not.
 
     A first convolution of another number of input channels is summed over them, which is what it
-    does to a grey image, then repeated for each of the stream's channels and divided by their
+    does to a gray image, then repeated for each of the stream's channels and divided by their
     number. All streams read RGB pixels normalized by ImageNet's statistics, EfficientNet-Lite by
     (x - 127) / 128.
 

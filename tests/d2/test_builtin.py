@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.d2.builtin import (
     config,
@@ -90,7 +90,7 @@ class _Squared(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, batch: object) -> torch.Tensor:
+    def forward(self, batch: object) -> Tensor:
         return self.weight.square().sum()
 
 

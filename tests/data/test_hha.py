@@ -29,8 +29,8 @@ def room(pitch, roll, *, camera=CAMERA, size=(240, 320)):
     for index, (normal, distance) in enumerate(
         [(gravity, FLOOR), (-gravity, CEILING), (forward, 4.0), (side, 2.0), (-side, 2.5)]
     ):
-        towards = np.tensordot(normal, rays, axes=1)
-        hit = np.where(towards > 1e-6, distance / np.maximum(towards, 1e-6), np.inf)
+        toward = np.tensordot(normal, rays, axes=1)
+        hit = np.where(toward > 1e-6, distance / np.maximum(toward, 1e-6), np.inf)
         surface, depth = np.where(hit < depth, index, surface), np.minimum(depth, hit)
     return depth, surface, gravity
 

@@ -6,12 +6,12 @@ import pathlib
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.config import build_config
 from smmcl.d2 import build_model, comm
-from smmcl.engine.launch import parallelise, start
+from smmcl.engine.launch import parallelize, start
 from smmcl.engine.solver import build_optimizer
 from smmcl.engine.step import StepTrainer, amp_dtype, build_step_trainer, unsynchronised
 from smmcl.modeling.head.hamburger import MatrixFactorization
@@ -28,7 +28,7 @@ BASELINE = [*TINY, "MODEL.CONTRAST.NAME", ""]
 
 
 def batch(num_pairs: int = 4) -> list[dict]:
-    """Pairs with very different numbers of labelled pixels, one of them without any."""
+    """Pairs with very different numbers of labeled pixels, one of them without any."""
     generator = torch.Generator().manual_seed(3)
     pairs = []
     for index in range(num_pairs):
@@ -81,7 +81,7 @@ def _one_of_two(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     MatrixFactorization._draw = lambda self, data: self.start
     mine = batch(8)[comm.get_rank() :: 2]
-    model = train(2, mine, wrap=lambda model: parallelise(model, has_sync_norm=False))
+    model = train(2, mine, wrap=lambda model: parallelize(model, has_sync_norm=False))
     if comm.is_main_process():
         torch.save(list(model.parameters()), args.folder / "parameters.pth")
 
@@ -118,7 +118,7 @@ def test_the_log_says_what_sees_a_part(caplog) -> None:
     assert "2 parts of 2; batch norm and the contrastive branch see one part" in caplog.text
 
 
-def exact_losses(seed: int | None = None) -> dict[str, torch.Tensor]:
+def exact_losses(seed: int | None = None) -> dict[str, Tensor]:
     """In float64; a seed puts each weight off by up to the distance of bfloat16's numbers."""
     torch.manual_seed(0)
     model = build_model(build_config("Base-SMMCL.yaml", TINY)).double()
@@ -130,7 +130,7 @@ def exact_losses(seed: int | None = None) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("_given_bases")
-def test_mixed_precision_spares_the_factorisation_and_the_contrast(monkeypatch) -> None:
+def test_mixed_precision_spares_the_factorization_and_the_contrast(monkeypatch) -> None:
     torch.manual_seed(0)
     model = build_model(build_config("Base-SMMCL.yaml", TINY))
     trainer = StepTrainer(model, [], torch.optim.SGD(model.parameters()), dtype=torch.bfloat16)
@@ -166,7 +166,7 @@ class OneWeight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
 
-    def forward(self, batch: list[float]) -> dict[str, torch.Tensor]:
+    def forward(self, batch: list[float]) -> dict[str, Tensor]:
         return {"loss": self.weight * batch[0]}
 
 

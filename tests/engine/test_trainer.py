@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.d2 import HookBase
 from smmcl.engine.setup import changed, load_weights, with_device, with_iterations
@@ -22,7 +23,7 @@ def config(tiny_config) -> Callable:
     return tiny_config
 
 
-def weights(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+def weights(folder: pathlib.Path) -> dict[str, Tensor]:
     return torch.load(folder / "model_final.pth", map_location="cpu")["model"]
 
 

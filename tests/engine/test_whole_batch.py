@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.d2 import DatasetCatalog, HookBase, MetadataCatalog, comm
 from smmcl.data.datasets.build import ensure_registered
@@ -38,7 +38,7 @@ class Recorder(HookBase):
 
     def __init__(self) -> None:
         self.losses: list[dict[str, float]] = []
-        self.gradients: list[torch.Tensor] = []
+        self.gradients: list[Tensor] = []
 
     def after_step(self) -> None:
         self.gradients = self.gradients or [
@@ -51,7 +51,7 @@ class Recorder(HookBase):
 class ExactTrainer(Trainer):
     """Without what depends on the division of a batch; odd positions may have no label."""
 
-    is_half_unlabelled = False
+    is_half_unlabeled = False
     dtype = torch.float32
 
     @classmethod
@@ -69,7 +69,7 @@ class ExactTrainer(Trainer):
 
         def mapped(record: dict) -> dict:
             sample = mapper(record)
-            if cls.is_half_unlabelled and record["position"] % 2:
+            if cls.is_half_unlabeled and record["position"] % 2:
                 sample["sem_seg"].fill_(255)
             return sample
 
@@ -107,7 +107,7 @@ def train(rank: int, world_size: int, machines: int, port: int, folder, case: di
         dist.init_process_group("gloo", init_method=url, rank=rank, world_size=world_size)
         comm.create_local_process_group(world_size // machines)
     MatrixFactorization._draw = lambda self, data: self.start.to(data)
-    ExactTrainer.is_half_unlabelled = case["is_half_unlabelled"]
+    ExactTrainer.is_half_unlabeled = case["is_half_unlabeled"]
     ExactTrainer.dtype = case["dtype"]
     trainer = ExactTrainer(config(folder, *case["overrides"]))
     recorder = Recorder()
@@ -138,13 +138,13 @@ def run(folder: pathlib.Path, *, world_size: int, machines: int = 1, **case: obj
 @pytest.mark.slow
 @pytest.mark.parametrize("machines", [1, 2])
 @pytest.mark.parametrize("branch", [BASELINE, GATHERED], ids=["baseline", "gathered"])
-@pytest.mark.parametrize("is_half_unlabelled", [False, True], ids=["labelled", "one_without"])
+@pytest.mark.parametrize("is_half_unlabeled", [False, True], ids=["labeled", "one_without"])
 def test_two_processes_are_one_with_the_whole_batch(
-    machines: int, branch: tuple[str, str], is_half_unlabelled: bool, tmp_path, monkeypatch
+    machines: int, branch: tuple[str, str], is_half_unlabeled: bool, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     case = {
-        "overrides": branch, "is_half_unlabelled": is_half_unlabelled, "dtype": torch.float64
+        "overrides": branch, "is_half_unlabeled": is_half_unlabeled, "dtype": torch.float64
     }  # fmt: skip
     one = run(tmp_path / "one", world_size=1, **case)
     two = run(tmp_path / "two", world_size=2, machines=machines, **case)
@@ -158,7 +158,7 @@ def test_two_processes_are_one_with_the_whole_batch(
 def test_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch) -> None:
     """As one vector: some gradients, as of a bias before a norm, are nothing but rounding."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    case = {"overrides": GATHERED, "is_half_unlabelled": False, "dtype": torch.float64}
+    case = {"overrides": GATHERED, "is_half_unlabeled": False, "dtype": torch.float64}
     one, two = (
         torch.cat([gradient.flatten() for gradient in seen["gradients"]])
         for seen in (
@@ -174,7 +174,7 @@ def test_every_pair_is_counted_once(tmp_path, monkeypatch) -> None:
     """Seven pairs among three processes."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     case = {"overrides": (*BASELINE, "SOLVER.BASE_LR", "0.0", "SOLVER.IMS_PER_BATCH", "3"),
-            "is_half_unlabelled": False, "dtype": torch.float64}  # fmt: skip
+            "is_half_unlabeled": False, "dtype": torch.float64}  # fmt: skip
     one = run(tmp_path / "one", world_size=1, **case)
     three = run(tmp_path / "three", world_size=3, **case)
     assert three["results"] == one["results"]

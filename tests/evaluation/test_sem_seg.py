@@ -181,8 +181,8 @@ def test_predictions_are_saved_in_the_datasets_own_ids(dataset, tmp_path):
     run(PairSemSegEvaluator(cfg, name), name).evaluate()
     folder = tmp_path / "saved" / name
     assert np.asarray(Image.open(folder / "labels/room/1.png")).tolist() == [[1, 2, 2, 1]]
-    colours = np.asarray(Image.open(folder / "colors/room/1.png"))
-    assert colours[0, :2].tolist() == [[9, 9, 9], [80, 0, 0]]
+    colors = np.asarray(Image.open(folder / "colors/room/1.png"))
+    assert colors[0, :2].tolist() == [[9, 9, 9], [80, 0, 0]]
     entries = json.loads((folder / "predictions.json").read_text())
     assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [
         ("room/0", 1), ("room/0", 2), ("room/1", 1), ("room/1", 2)]  # fmt: skip

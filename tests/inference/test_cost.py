@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from smmcl.inference import cost
@@ -29,7 +29,7 @@ def test_attention_counts() -> None:
     """Scores of 1 head, 5 queries and 7 keys of 3 channels, then as many products for the mean."""
 
     class Head(nn.Module):
-        def forward(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        def forward(self, query: Tensor, key: Tensor) -> Tensor:
             return F.scaled_dot_product_attention(query, key, key)
 
     model = nn.Module()

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.engine.trainer import Trainer
@@ -28,7 +29,7 @@ def model() -> torch.nn.Module:
     return Trainer.build_model(build_config(str(ROOT / "configs/synthetic_night.yaml"))).eval()
 
 
-def random_pair(*size: int, num: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def random_pair(*size: int, num: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return tuple(255 * torch.rand(num, 3, *size, generator=generator) for _ in range(2))
 
@@ -76,7 +77,7 @@ def test_what_rounding_explains_is_no_difference() -> None:
     pair = (torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
     unit = 5 * 2.0**-23 * 3**0.5 * conv(pair[0]).abs().max().item()
 
-    def network(visible: torch.Tensor, auxiliary: torch.Tensor) -> torch.Tensor:
+    def network(visible: Tensor, auxiliary: Tensor) -> Tensor:
         return conv(visible)
 
     network.parameters = conv.parameters

@@ -133,17 +133,17 @@ def test_visualize_is_a_picture_for_notebooks(predictor: Predictor, images) -> N
         ("rgb", None, "no auxiliary image comes with"),
         ("rgb", "short", "64x96 but"),
         ("rgb", "rgb", "3 channel"),
-        ("grey", "grey", "3 channels"),
-        ("float", "grey", "type float32"),
-        ("long", "grey", "type int64"),
+        ("gray", "gray", "3 channels"),
+        ("float", "gray", "type float32"),
+        ("long", "gray", "type int64"),
         ("rgb", 7, "auxiliary image is a int"),
-        (["rgb", "rgb"], ["grey"], "2 visible but 1 auxiliary"),
+        (["rgb", "rgb"], ["gray"], "2 visible but 1 auxiliary"),
     ],
 )
 def test_wrong_images_end_in_a_sentence(predictor, images, visible, auxiliary, words) -> None:
     forms = {
         "rgb": images[0],
-        "grey": images[1],
+        "gray": images[1],
         "short": images[1][:50],
         "float": images[0] / np.float32(255),
         "long": images[1].astype(np.int64),

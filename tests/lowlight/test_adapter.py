@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.lowlight.adapter import LightAdapter
 from smmcl.lowlight.alignment import maximum_mean_discrepancy
@@ -105,7 +105,7 @@ def test_the_night_term_is_the_mmd_of_means(segmentor, inputs) -> None:
     adapter.training = True  # of the adapter alone: the running statistics stay
     loss = adapter(inputs)["loss_night"]
 
-    def means(records: list[dict]) -> torch.Tensor:
+    def means(records: list[dict]) -> Tensor:
         pair = segmentor.normalize(segmentor.preprocess(records))
         return segmentor.features(pair)["visible"].mean((2, 3))
 

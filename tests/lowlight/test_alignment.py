@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.lowlight.alignment import BANDWIDTHS, cosine_similarity, maximum_mean_discrepancy
 
@@ -36,7 +37,7 @@ def test_similarity_matches_the_reference(normal, near, numbers) -> None:
     near(second[0].grad.flatten()[:8], numbers["simminmax/loss/f64/sim_grad_head8"])
 
 
-def slow_mmd(source: torch.Tensor, target: torch.Tensor) -> float:
+def slow_mmd(source: Tensor, target: Tensor) -> float:
     rows = [*source.tolist(), *target.tolist()]
     squares = [[math.dist(a, b) ** 2 for b in rows] for a in rows]
     scale = sum(map(sum, squares)) / (len(rows) ** 2 - len(rows))

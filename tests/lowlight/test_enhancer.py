@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.lowlight.curves import EnhancingCurve
 from smmcl.lowlight.enhancer import VGG16, Enhancer, PerceptualFeatures
@@ -16,7 +16,7 @@ class Stages(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList([nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 3, stride=2)])
 
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, image: Tensor) -> list[Tensor]:
         maps = []
         for stage in self.stages:
             image = stage(image).relu()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.lowlight.momentum import (
     MomentumAlignment,
@@ -180,7 +180,7 @@ class Scaled(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
 
-    def features(self, pair: torch.Tensor) -> dict[str, torch.Tensor]:
+    def features(self, pair: Tensor) -> dict[str, Tensor]:
         return {"own": pair * self.weight, "fused": pair.flip(1) * self.weight}
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from smmcl.lowlight.enhancer import VGG16
 from smmcl.lowlight.photometric import (
@@ -22,7 +23,7 @@ from smmcl.lowlight.photometric import (
 def theirs(numbers):
     """Asserts a value and its gradient against the reference of one name."""
 
-    def check(group: str, name: str, loss: torch.Tensor, leaf: torch.Tensor) -> None:
+    def check(group: str, name: str, loss: Tensor, leaf: Tensor) -> None:
         (gradient,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         ours = [loss.detach(), gradient.norm(), *gradient.flatten()[:8]]
         expected = [numbers[f"{group}/loss/f64/{name}{end}"] for end in ("", "_grad_l2")]
@@ -34,7 +35,7 @@ def theirs(numbers):
     return check
 
 
-def constant(*values: float, size: tuple[int, int] = (2, 3)) -> torch.Tensor:
+def constant(*values: float, size: tuple[int, int] = (2, 3)) -> Tensor:
     """(1, 3, H, W) of one color."""
     return torch.tensor(values).view(1, 3, 1, 1).expand(-1, -1, *size).clone()
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
@@ -18,16 +19,16 @@ from smmcl.lowlight.regions import (
 from smmcl.lowlight.view import View
 
 
-def bits(packed: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def bits(packed: Tensor, size: tuple[int, int]) -> Tensor:
     flat = np.unpackbits(packed.numpy(), count=size[0] * size[1])
     return torch.from_numpy(flat.reshape(size)).bool()
 
 
-def view_of(image: torch.Tensor, **others) -> View:
+def view_of(image: Tensor, **others) -> View:
     return View(image, seeds=range(len(image)), **others)
 
 
-def bgr_image(array: torch.Tensor) -> torch.Tensor:
+def bgr_image(array: Tensor) -> Tensor:
     return array.flip(2).permute(2, 0, 1)[None] / 255
 
 
@@ -176,7 +177,7 @@ def test_random_mask_takes_the_stated_shares(numbers) -> None:
         def __init__(self, column: int) -> None:
             self.column = column
 
-        def mask(self, view: View) -> torch.Tensor:
+        def mask(self, view: View) -> Tensor:
             keep = torch.zeros(len(view.image), 1, 1, 2, dtype=torch.bool)
             keep[..., self.column] = True
             return keep

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.lowlight.curves import DarkeningCurve, EnhancingCurve
 from smmcl.lowlight.relight import (
@@ -14,7 +15,7 @@ from smmcl.lowlight.relight import (
 from smmcl.lowlight.view import View
 
 
-def view_of(image: torch.Tensor) -> View:
+def view_of(image: Tensor) -> View:
     return View(image, seeds=range(len(image)))
 
 

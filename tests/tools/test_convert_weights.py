@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.engine.checkpoint import RunCheckpointer
@@ -15,7 +16,7 @@ GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
-def authors() -> dict[str, torch.Tensor]:
+def authors() -> dict[str, Tensor]:
     """A state dict with the authors' names and shapes; each number in it stands for its name."""
     keys = np.load(GOLDEN / "keys_mscan_b_c14.npz")
     state = {}

@@ -75,9 +75,9 @@ def test_the_example_takes_three_auxiliary_channels() -> None:
     exec(compile(tree, EXAMPLE, "exec"), functions)
     scaled = functions["scale"](stored, contract, 3)
     assert np.array_equal(scaled, stored.transpose(2, 0, 1))
-    grey = functions["scale"](stored[:, :, 0], {**contract, "high": 51, "invalid": 7}, 3)
+    gray = functions["scale"](stored[:, :, 0], {**contract, "high": 51, "invalid": 7}, 3)
     wanted = np.where(stored[:, :, 0] == 7, 0, np.minimum(5.0 * stored[:, :, 0], 255))
-    np.testing.assert_allclose(grey, [wanted] * 3, rtol=1e-6)
+    np.testing.assert_allclose(gray, [wanted] * 3, rtol=1e-6)
 
 
 def test_an_unknown_format_is_refused(call_tool, capsys) -> None:

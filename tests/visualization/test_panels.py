@@ -72,7 +72,7 @@ def test_thermal_colors_span_the_map() -> None:
     assert (color_auxiliary(values[:, :, None], kind="thermal") == colors).all()
 
 
-def test_depth_is_bright_when_near_and_grey_where_unmeasured() -> None:
+def test_depth_is_bright_when_near_and_gray_where_unmeasured() -> None:
     values = np.repeat([[0, 40, 200]], 50, axis=0).astype(np.uint8)  # (50, 3)
     colors = color_auxiliary(values, kind="depth")
     assert tuple(colors[0, 0]) == NO_MEASUREMENT
@@ -84,9 +84,9 @@ def test_depth_is_bright_when_near_and_grey_where_unmeasured() -> None:
 def test_other_auxiliary_images() -> None:
     hha = np.random.default_rng(0).integers(0, 256, (4, 5, 3)).astype(np.uint8)
     assert (color_auxiliary(hha, kind="hha") == hha).all()
-    grey = np.repeat(hha[:, :, :1], 3, axis=2)
-    one = color_auxiliary(grey[:, :, 0], kind="sonar")
-    assert (color_auxiliary(grey, kind="sonar") == one).all()
+    gray = np.repeat(hha[:, :, :1], 3, axis=2)
+    one = color_auxiliary(gray[:, :, 0], kind="sonar")
+    assert (color_auxiliary(gray, kind="sonar") == one).all()
     assert (color_auxiliary(np.full((3, 3), 7.0), kind="thermal") == color_map("inferno", 0)).all()
 
 
@@ -176,7 +176,7 @@ def test_a_pair_with_and_without_truth(metadata) -> None:
     assert picture.dtype == np.uint8
 
 
-def test_padding_is_grey_and_does_not_change_the_rest(metadata) -> None:
+def test_padding_is_gray_and_does_not_change_the_rest(metadata) -> None:
     rng = np.random.default_rng(0)
     real = rng.integers(40, 200, (40, 80, 3)).astype(np.uint8)
     padded = np.zeros((60, 80, 3), np.uint8)

@@ -132,7 +132,7 @@ def test_msras_file_fills_the_stream_that_is_named_after_it(
     with caplog.at_level(logging.INFO, "smmcl"):
         load_stream(ours, path, name="resnet50_msra")
     assert "missing: none; unexpected: none" in caplog.text
-    # MSRA's convolution over BGR pixels less their mean is ours over normalised RGB ones.
+    # MSRA's convolution over BGR pixels less their mean is ours over normalized RGB ones.
     mean, std = torch.tensor([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]]).view(2, 3, 1, 1)
     pixels = torch.randint(256, (1, 3, 9, 9)).double()  # RGB
     first = ours.state_dict()[FIRST_CONVOLUTIONS[0]].double()
@@ -265,10 +265,10 @@ def test_an_unknown_file_is_refused_by_its_names(tmp_path: pathlib.Path) -> None
 def test_one_channel_gives_what_three_equal_ones_give(tmp_path: pathlib.Path, name: str) -> None:
     theirs, ours = built(name, in_channels=1)
     load_stream(ours, save(published(theirs, PUBLISHED[name]), tmp_path / "f.pth"), name=name)
-    theirs, ours, grey = theirs.double(), ours.double(), torch.randn(1, 1, 64, 64).double()
+    theirs, ours, gray = theirs.double(), ours.double(), torch.randn(1, 1, 64, 64).double()
     with torch.no_grad():
-        expected = theirs.eval()(grey.expand(-1, 3, -1, -1))[3]
-        torch.testing.assert_close(ours.eval()(grey)[3], expected, atol=1e-4, rtol=1e-4)
+        expected = theirs.eval()(gray.expand(-1, 3, -1, -1))[3]
+        torch.testing.assert_close(ours.eval()(gray)[3], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_convolution_over_one_channel_is_repeated_and_divided(tmp_path: pathlib.Path) -> None:

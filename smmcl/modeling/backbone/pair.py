@@ -65,7 +65,7 @@ class PairBackbone(Backbone):
                 is_read=STAGES[stage] in read,
                 **fusion.from_config(cfg, stage=stage),
             )
-            for stage, widths in enumerate(zip(visible.widths, auxiliary.widths, strict=True))
+            for stage, widths in enumerate(zip(visible.widths, auxiliary.widths, strict=False))
             # After the last stage there is nobody to exchange for.
             if stage + 1 < len(visible.widths) or STAGES[stage] in read
         ]

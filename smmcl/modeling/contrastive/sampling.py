@@ -12,20 +12,21 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
     """The sampled views, sets of one class side by side and classes ascending."""
 
-    visible: torch.Tensor  # (S * V,) cells of the visible feature map, counted along N * h * w
-    auxiliary: torch.Tensor  # (S * V,) of the auxiliary feature map
-    labels: torch.Tensor  # (S * V,) class of each view, the same for both modalities
+    visible: Tensor  # (S * V,) cells of the visible feature map, counted along N * h * w
+    auxiliary: Tensor  # (S * V,) of the auxiliary feature map
+    labels: Tensor  # (S * V,) class of each view, the same for both modalities
     num_sets: int  # S, 0 when there is nothing to contrast
     views_per_set: int  # V, 0 likewise
 
 
-def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tensor:
+def shrink_labels(labels: Tensor, *, size: tuple[int, int]) -> Tensor:
     """Bring labels (N, H, W) to (N, h, w): the pixel at the floor of each cell's corner.
 
     In integers, because a floating-point scale such as 490 / 16 may land on the neighbor.
@@ -36,7 +37,7 @@ def shrink_labels(labels: torch.Tensor, *, size: tuple[int, int]) -> torch.Tenso
 
 def draw_keys(
     seeds: Sequence[int], *, size: tuple[int, int], num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Random numbers in [0, 1) for `sample_views`, which draws the lowest.
 
     The keys of an image depend on its own seed alone, not on the other images of the batch.
@@ -50,10 +51,10 @@ def draw_keys(
 
 
 def sample_views(
-    labels: torch.Tensor,
+    labels: Tensor,
     *,
     num_classes: int,
-    keys: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    keys: tuple[Tensor, Tensor, Tensor],
     min_views: int,
     max_views: int,
     max_features: int,
@@ -93,13 +94,13 @@ def sample_views(
     )
 
 
-def take_cells(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+def take_cells(maps: Tensor, cells: Tensor) -> Tensor:
     """(M, D) from (N, D, h, w) maps at (M,) cells on their device, counted along N * h * w."""
     area = maps.shape[2] * maps.shape[3]
     return maps.flatten(2)[cells // area, :, cells % area]  # (M, D)
 
 
-def sets_of_cells(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+def sets_of_cells(labels: Tensor, num_classes: int) -> Tensor:
     """Number of each cell's set, class * N + image; K * N where the label is ignored."""
     image = torch.arange(len(labels))[:, None, None]  # (N, 1, 1)
     ignored = (labels < 0) | (labels >= num_classes)
@@ -108,12 +109,12 @@ def sets_of_cells(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def _lowest_cells(
-    keys: torch.Tensor,
-    set_of_cell: torch.Tensor,
-    sizes: torch.Tensor,
-    kept: torch.Tensor,
+    keys: Tensor,
+    set_of_cell: Tensor,
+    sizes: Tensor,
+    kept: Tensor,
     num_views: int,
-) -> torch.Tensor:
+) -> Tensor:
     """The cells of each kept set that have the lowest keys, (S * V,)."""
     by_key = keys.flatten().argsort(stable=True)  # (N * h * w,)
     by_set = by_key[set_of_cell[by_key].argsort(stable=True)]  # sets in order, in each by key

@@ -1,4 +1,4 @@
-"""What all heads share: which features they read, and the cross-entropy over labelled pixels.
+"""What all heads share: which features they read, and the cross-entropy over labeled pixels.
 
 Shape shorthand in this module:
     N: images in the batch     K: classes     H, W: of the input     h, w: of the logits
@@ -46,7 +46,7 @@ class SemSegHead(nn.Module):
             ignore_value: label of the pixels that take no part in the loss.
             loss_weight: factor on the cross-entropy.
             class_weights: K factors on the pixels of a class, or none.
-            hard_share: of an image's labelled pixels, those of the highest loss that count.
+            hard_share: of an image's labeled pixels, those of the highest loss that count.
             settings: of the subclass's `build`.
         """
         super().__init__()
@@ -108,7 +108,7 @@ class SemSegHead(nn.Module):
         return None, {"loss_sem_seg": self.loss(logits, targets, loss_divisor)}
 
     def loss(self, logits: Tensor, targets: Tensor, divisor: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy over the labelled pixels of all processes; 0 if there are none.
+        """Mean cross-entropy over the labeled pixels of all processes; 0 if there are none.
 
         The divisor of the sum is this batch's own, unless it is given as part of a larger one.
         """
@@ -145,11 +145,11 @@ class SemSegHead(nn.Module):
             num_parts: that N images are split into.
         """
         targets = targets.flatten(1)  # (N, H * W)
-        is_labelled = targets != self.ignore_value
-        count = is_labelled.sum(1)  # (N,)
+        is_labeled = targets != self.ignore_value
+        count = is_labeled.sum(1)  # (N,)
         weight = count.float()
         if self.class_weights is not None:
-            weight = (self.class_weights[targets.where(is_labelled, 0)] * is_labelled).sum(1)
+            weight = (self.class_weights[targets.where(is_labeled, 0)] * is_labeled).sum(1)
         if self.hard_share < 1:
             weight = weight * self._num_hard(count) / count.clamp(min=1)
         total = weight.sum()
@@ -163,5 +163,5 @@ class SemSegHead(nn.Module):
 
 
 def precise(logits: Tensor) -> Tensor:
-    """Logits in float32 or better: bfloat16 makes neighbours equal and sums wrong."""
+    """Logits in float32 or better: bfloat16 makes neighbors equal and sums wrong."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

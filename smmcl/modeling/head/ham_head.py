@@ -18,12 +18,12 @@ from smmcl.modeling.layers.resize import resize
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class HamHead(SemSegHead):
-    """Squeezes the features to one map, factorises it, and classifies every pixel."""
+    """Squeezes the features to one map, factorizes it, and classifies every pixel."""
 
     def build(
         self, in_channels: list[int], channels: int, *, ham_channels: int, **ham: int
     ) -> None:
-        """`ham_channels` has the map that is factorised; for `ham` see `Hamburger`."""
+        """`ham_channels` has the map that is factorized; for `ham` see `Hamburger`."""
         self.squeeze = _conv_norm(sum(in_channels), ham_channels)
         self.hamburger = Hamburger(ham_channels, **ham)
         self.align = _conv_norm(ham_channels, channels)
@@ -42,7 +42,7 @@ class HamHead(SemSegHead):
     def layers(self, features: list[Tensor], *, bases: Tensor | None = None) -> Tensor:
         """Maps features (N, C, ., .), finest first, to logits (N, K, h, w).
 
-        `bases` are the factorisation's start, for references; None as `Hamburger` chooses.
+        `bases` are the factorization's start, for references; None as `Hamburger` chooses.
         """
         size = features[0].shape[-2:]
         same = [features[0], *(resize(feature, size) for feature in features[1:])]

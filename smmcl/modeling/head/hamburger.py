@@ -1,4 +1,4 @@
-"""Hamburger (Geng et al., ICLR 2021): global context by non-negative matrix factorisation.
+"""Hamburger (Geng et al., ICLR 2021): global context by non-negative matrix factorization.
 
 Shape shorthand in this module:
     N: images in the batch     C: channels     H, W: feature height and width
@@ -8,7 +8,7 @@ Shape shorthand in this module:
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.cpu import PointConv
 from smmcl.modeling.layers.init import init_decoder
@@ -17,7 +17,7 @@ EPSILON = 1e-6  # keeps the multiplicative updates finite where a factor is zero
 
 
 class Hamburger(nn.Module):
-    """A factorisation between two 1x1 convolutions, around it a residual; keeps the map's shape."""
+    """A factorization between two 1x1 convolutions, around it a residual; keeps the map's shape."""
 
     def __init__(self, channels: int, *, rank: int, steps_train: int, steps_test: int) -> None:
         """
@@ -33,7 +33,7 @@ class Hamburger(nn.Module):
         self.conv_out = PointConv(channels, channels)
         init_decoder(self)
 
-    def forward(self, feature: torch.Tensor, *, bases: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, feature: Tensor, *, bases: Tensor | None = None) -> Tensor:
         """Map (N, C, H, W) to (N, C, H, W); for `bases` see `MatrixFactorization`."""
         context = self.factorization(F.relu(self.conv_in(feature)), bases=bases)
         return F.relu(feature + self.conv_out(context))
@@ -68,7 +68,7 @@ class MatrixFactorization(nn.Module):
         self.steps_test = steps_test
         self.register_buffer("start", _fixed_draw(0, channels, rank), persistent=False)  # (C, R)
 
-    def forward(self, feature: torch.Tensor, *, bases: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, feature: Tensor, *, bases: Tensor | None = None) -> Tensor:
         """
         Args:
             feature: (N, C, H, W), non-negative.
@@ -91,11 +91,11 @@ class MatrixFactorization(nn.Module):
         """Lets evaluation start from the fixed draw number `seed`; without it, from number 0."""
         self.start.copy_(_fixed_draw(seed, *self.start.shape))
 
-    def _draw(self, data: torch.Tensor) -> torch.Tensor:
+    def _draw(self, data: Tensor) -> Tensor:
         shape = (data.shape[0], data.shape[1], self.rank)
         return F.normalize(torch.rand(shape, dtype=data.dtype, device=data.device), dim=1)
 
-    def _factorize(self, data: torch.Tensor, bases: torch.Tensor) -> torch.Tensor:
+    def _factorize(self, data: Tensor, bases: Tensor) -> Tensor:
         coefficients = torch.softmax(data.mT @ bases, dim=-1)  # (N, H * W, R)
         for _ in range(self.steps_train if self.training else self.steps_test):
             coefficients = _update(coefficients, bases, data.mT)
@@ -104,13 +104,13 @@ class MatrixFactorization(nn.Module):
         return coefficients @ bases.mT
 
 
-def _fixed_draw(seed: int, channels: int, rank: int) -> torch.Tensor:
+def _fixed_draw(seed: int, channels: int, rank: int) -> Tensor:
     start = np.random.RandomState(seed).random_sample((channels, rank))
     return F.normalize(torch.from_numpy(start).float(), dim=0)  # (C, R)
 
 
-def _update(factor: torch.Tensor, other: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
-    """One multiplicative update (Lee and Seung, 2001) of a factor towards product = factor other^T.
+def _update(factor: Tensor, other: Tensor, product: Tensor) -> Tensor:
+    """One multiplicative update (Lee and Seung, 2001) of a factor toward product = factor other^T.
 
     Args:
         factor: (N, I, R), non-negative.

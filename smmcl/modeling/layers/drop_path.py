@@ -5,7 +5,7 @@ Shape shorthand in this module:
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
@@ -22,11 +22,11 @@ class DropPath(nn.Module):
             raise ValueError(f"drop path rate is {rate}, but must be at least 0 and below 1.")
         self.rate = rate
 
-    def forward(self, branch: torch.Tensor) -> torch.Tensor:
+    def forward(self, branch: Tensor) -> Tensor:
         weights = self.draw(branch)
         return branch if weights is None else branch * weights.to(branch.dtype)
 
-    def draw(self, branch: torch.Tensor) -> torch.Tensor | None:
+    def draw(self, branch: Tensor) -> Tensor | None:
         """What `forward` multiplies by, (N, 1, 1, 1): 0 for the dropped images; None for all 1."""
         if not self.training or self.rate == 0:
             return None

@@ -1,4 +1,4 @@
-"""Weight initialisation of all the networks: one function for encoders, one for decoders."""
+"""Weight initialization of all the networks: one function for encoders, one for decoders."""
 
 import math
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def init_encoder(module: nn.Module) -> None:
-    """Initialise streams, fusions and projectors in place, as MSCAN, MiT and ResNet all do.
+    """Initialize streams, fusions and projectors in place, as MSCAN, MiT and ResNet all do.
 
     Convolutions N(0, 2 / fan_out) with fan_out = kernel area * output channels / groups, linear
     layers a normal of std 0.02, biases 0, norms the identity. Bare parameters such as layer scales
@@ -28,7 +28,7 @@ def init_encoder(module: nn.Module) -> None:
 
 
 def init_decoder(module: nn.Module) -> None:
-    """Initialise a head in place: convolutions kaiming-normal over fan_in for ReLU, biases 0."""
+    """Initialize a head in place: convolutions kaiming-normal over fan_in for ReLU, biases 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -16,7 +16,7 @@ class Recomputed(nn.Sequential):
     the first drew, and batch norm does not count the batch again.
     """
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(feature)
         for block in self:

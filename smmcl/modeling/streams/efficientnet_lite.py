@@ -9,9 +9,8 @@ Shape shorthand in this module:
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv
 from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
@@ -137,7 +136,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = in_width == width and stride == 1
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         hidden = self.depthwise(self.pad(self.expand(feature)))
         update = self.project(hidden)  # (N, width, H / stride, W / stride), sizes rounded up
         if not self.has_shortcut:
@@ -155,7 +154,7 @@ class SamePad(nn.Module):
         super().__init__()
         self.kernel = kernel
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         padding = []
         for size in reversed(feature.shape[2:]):
             # Written such that sizes stay short expressions where they are symbols, in export.

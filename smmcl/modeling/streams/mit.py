@@ -5,9 +5,8 @@ Shape shorthand in this module:
     M: heads                   D: channels of a head     h, w: size of the coarser copy
 """
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
 from smmcl.modeling.layers.init import init_encoder
@@ -94,14 +93,14 @@ class Stage(nn.Module):
         )
         self.norm = ChannelNorm(width, eps=NORM_EPS)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         feature = self.embed(feature).permute(0, 2, 3, 1)  # (N, H, W, C)
         feature = self.blocks(feature)
         return self.norm(feature.permute(0, 3, 1, 2))  # (N, C, H, W)
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each on a normalised map (N, H, W, C) and added to its input."""
+    """Attention, then an MLP, each on a normalized map (N, H, W, C) and added to its input."""
 
     def __init__(
         self, width: int, *, num_heads: int, reduction: int, drop_path_rate: float
@@ -113,7 +112,7 @@ class Block(nn.Module):
         self.mlp = MixMLP(width, hidden_width=width * EXPANSION)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         feature = feature + self.drop_path(self.attention(self.norm1(feature)))
         return feature + self.drop_path(self.mlp(self.norm2(feature)))
 
@@ -132,7 +131,7 @@ class ReducedAttention(nn.Module):
             coarser = nn.Conv2d(width, width, reduction, stride=reduction)
             self.reduce = nn.Sequential(coarser, ChannelNorm(width))
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         coarse = self.reduce(feature.permute(0, 3, 1, 2))  # (N, C, h, w)
         key, value = self.key_value(coarse.permute(0, 2, 3, 1)).chunk(2, dim=-1)  # (N, h, w, C)
         query = self._split(self.query(feature))  # (N, M, H * W, D)
@@ -140,7 +139,7 @@ class ReducedAttention(nn.Module):
         attended = attended.transpose(1, 2).reshape(feature.shape)  # (N, H, W, C)
         return self.project(attended)
 
-    def _split(self, feature: torch.Tensor) -> torch.Tensor:
+    def _split(self, feature: Tensor) -> Tensor:
         """(N, H, W, C) -> (N, M, H * W, D)."""
         return feature.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
@@ -154,7 +153,7 @@ class MixMLP(nn.Module):
         self.depthwise = nn.Conv2d(hidden_width, hidden_width, 3, padding=1, groups=hidden_width)
         self.reduce = nn.Linear(hidden_width, width)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         hidden = self.expand(feature).permute(0, 3, 1, 2)  # (N, hidden_width, H, W)
         hidden = F.gelu(self.depthwise(hidden)).permute(0, 2, 3, 1)  # (N, H, W, hidden_width)
         return self.reduce(hidden)

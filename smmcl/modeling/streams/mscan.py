@@ -5,7 +5,7 @@ Shape shorthand in this module:
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv
 from smmcl.modeling.layers.drop_path import DropPath, drop_path_rates
@@ -82,12 +82,12 @@ class Stage(nn.Module):
         )
         self.norm = ChannelNorm(width)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         return self.norm(self.blocks(self.embed(feature)))
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each on a normalised map, scaled per channel, added to its input."""
+    """Attention, then an MLP, each on a normalized map, scaled per channel, added to its input."""
 
     def __init__(self, width: int, *, expansion: int, drop_path_rate: float) -> None:
         super().__init__()
@@ -100,13 +100,11 @@ class Block(nn.Module):
         self.layer_scale_2 = nn.Parameter(torch.full((width,), 1e-2))
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         feature = self._add(feature, self.attention(self.norm1(feature)), self.layer_scale_1)
         return self._add(feature, self.mlp(self.norm2(feature)), self.layer_scale_2)
 
-    def _add(
-        self, feature: torch.Tensor, update: torch.Tensor, scale: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _add(self, feature: Tensor, update: Tensor, scale: Tensor | None) -> Tensor:
         """The map plus its update (N, C, H, W), if that is not dropped, times a scale (C,)."""
         if scale is not None:  # else `fold` has made it part of the update
             scale, kept = scale[:, None, None], self.drop_path.draw(feature)
@@ -118,7 +116,7 @@ class Block(nn.Module):
 class StripAttention(nn.Module):
     """Weighs a map by its surroundings, seen through strip convolutions of several lengths.
 
-    The residual is the map as it comes in, that is, already normalised by the block.
+    The residual is the map as it comes in, that is, already normalized by the block.
     """
 
     def __init__(self, width: int) -> None:
@@ -134,7 +132,7 @@ class StripAttention(nn.Module):
         self.activation = nn.GELU()
         self.shortcut = nn.Identity()
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         value = self.activation(self.project_in(feature))
         local = self.local(value)
         surroundings = local
@@ -153,14 +151,14 @@ class ConvMLP(nn.Module):
         self.reduce = PointConv(hidden_width, width)
         self.activation = nn.GELU()
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         return self.reduce(self.activation(self.depthwise(self.expand(feature))))
 
 
 class Sum(nn.ModuleList):
     """Modules that read the same map, their results added."""
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         return sum(module(feature) for module in self)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.init import init_encoder
 from smmcl.modeling.streams.base import Stream, register_sizes
@@ -66,7 +66,7 @@ CAFFE2 = (
 PIXEL_STD = (58.395, 57.12, 57.375)  # of ImageNet's pixels, RGB
 
 
-def from_caffe2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_caffe2(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A ResNet by MSRA in Detectron2's names, its first convolution for normalized RGB pixels."""
     renamed = {}
     for name, value in state.items():
@@ -76,12 +76,12 @@ def from_caffe2(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return for_normalized_rgb(renamed)
 
 
-def from_zoo(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_zoo(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """As `from_caffe2`, of a ResNet that is the bottom of a pyramid."""
     return for_normalized_rgb({k.removeprefix("bottom_up."): v for k, v in state.items()})
 
 
-def for_normalized_rgb(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def for_normalized_rgb(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Turns the first convolution, which reads BGR pixels that nothing divides."""
     stem = state["stem.conv1.weight"]  # (64, 3, 7, 7)
     return {**state, "stem.conv1.weight": stem.flip(1) * torch.tensor(PIXEL_STD).view(3, 1, 1)}
@@ -158,7 +158,7 @@ class ResNet(Stream):
 
 
 class Residual(nn.Module):
-    """Two or three normalised convolutions around which the map is added."""
+    """Two or three normalized convolutions around which the map is added."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Residual(nn.Module):
             nn.Identity() if is_same else _conv_norm(in_width, width, kernel=1, stride=stride)
         )
 
-    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+    def forward(self, feature: Tensor) -> Tensor:
         residual = feature
         for layer in self.layers[:-1]:
             residual = F.relu(layer(residual))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.d2 import ENGINE, DatasetCatalog, MetadataCatalog
@@ -40,7 +41,7 @@ def own_set(tmp_path):
     MetadataCatalog.remove("own")
 
 
-def one_hot(label: np.ndarray, count: int) -> torch.Tensor:
+def one_hot(label: np.ndarray, count: int) -> Tensor:
     """Scores (K, H, W) of a perfect prediction."""
     ids = torch.from_numpy(np.where(label < count, label, 0)).long()
     return torch.nn.functional.one_hot(ids, count).permute(2, 0, 1).float()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.d2 import ShapeSpec
@@ -23,7 +24,7 @@ def build(*overrides: str) -> torch.nn.Module:
     return build_pair_backbone(cfg, ShapeSpec(channels=3)).eval()
 
 
-def images(height: int = 64, width: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
+def images(height: int = 64, width: int = 96) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     pair = torch.rand(2, 2, 3, height, width, generator=generator)
     return pair[0], pair[1]

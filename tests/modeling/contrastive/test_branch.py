@@ -84,7 +84,7 @@ def test_losses_are_those_of_the_drawn_embeddings_weighted() -> None:
         assert loss.item() > 0
 
 
-@pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "nothing labelled"])
+@pytest.mark.parametrize("labeled", [True, False], ids=["labeled", "nothing labeled"])
 @pytest.mark.parametrize(
     ("weights", "streams"),
     [
@@ -96,19 +96,19 @@ def test_losses_are_those_of_the_drawn_embeddings_weighted() -> None:
     ],
 )
 def test_every_parameter_gets_a_gradient_whatever_is_left_out(
-    weights: tuple[float, float, float], streams: set[str], labelled: bool
+    weights: tuple[float, float, float], streams: set[str], labeled: bool
 ) -> None:
     branch = branch_of(CROSS, weights[0], VISIBLE, weights[1], AUXILIARY, weights[2])
     features, labels, seeds = batch_of()
-    losses = branch(features, labels if labelled else torch.full_like(labels, 255), seeds)
+    losses = branch(features, labels if labeled else torch.full_like(labels, 255), seeds)
     terms = zip(("cross", "visible", "auxiliary"), weights, strict=True)
     assert list(losses) == [f"loss_contrast_{term}" for term, weight in terms if weight]
     assert set(branch.projectors) == streams
     sum(losses.values()).backward()
     for parameter in branch.parameters():
         assert parameter.grad.isfinite().all()
-        assert labelled or not parameter.grad.any()
-    assert all((loss.item() > 0) == labelled for loss in losses.values())
+        assert labeled or not parameter.grad.any()
+    assert all((loss.item() > 0) == labeled for loss in losses.values())
 
 
 def test_reordering_the_images_with_their_seeds_changes_nothing() -> None:

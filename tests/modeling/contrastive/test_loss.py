@@ -6,26 +6,27 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smmcl.modeling.contrastive import blocks
 from smmcl.modeling.contrastive.loss import POSITIVES, TERMS, contrastive_losses, normalize
 
 
-def at_angles(*degrees: float) -> torch.Tensor:
+def at_angles(*degrees: float) -> Tensor:
     """Unit vectors of the plane, (N, 2): their cosines are those of the differences."""
     radians = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     return torch.stack([radians.cos(), radians.sin()], dim=1)
 
 
 def slow_loss(
-    anchors: torch.Tensor,
-    keys: torch.Tensor,
-    labels: torch.Tensor,
+    anchors: Tensor,
+    keys: Tensor,
+    labels: Tensor,
     *,
     temperature: float,
     excluded: set[tuple[int, int]],
-) -> torch.Tensor:
+) -> Tensor:
     """Paper Eqs. 3-6 word for word: one anchor, one positive, one negative at a time."""
     total = 0
     for i, anchor in enumerate(anchors):
@@ -49,7 +50,7 @@ def diagonal(count: int) -> set[tuple[int, int]]:
 
 def random_problem(
     count: int = 24, *, classes: int = 4, size: int = 5, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings of lengths around 2, with labels in no order."""
     generator = torch.Generator().manual_seed(seed)
     visible, auxiliary = torch.randn(2, count, size, dtype=torch.float64, generator=generator)
@@ -124,7 +125,7 @@ def test_gradient_of_the_slow_loop(monkeypatch, block_size: int, kept_bytes: int
 def test_gradcheck(is_symmetric: bool) -> None:
     visible, auxiliary, labels = random_problem(8, classes=3, size=3)
 
-    def total(*embeddings: torch.Tensor) -> torch.Tensor:
+    def total(*embeddings: Tensor) -> Tensor:
         losses = contrastive_losses(
             *embeddings, labels, is_symmetric=is_symmetric, cross_temperature=0.3
         )
@@ -230,7 +231,7 @@ def test_any_length_and_temperature_stay_finite(temperature: float, length: floa
             assert losses["visible"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_length_is_normalised_away_where_only_one_entry_is_not_zero() -> None:
+def test_a_length_is_normalized_away_where_only_one_entry_is_not_zero() -> None:
     views = torch.tensor([[3.0, 0.0], [0.0, -2.0]], dtype=torch.float64, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(2, 2, dtype=torch.float64, generator=generator)
@@ -239,7 +240,7 @@ def test_a_length_is_normalised_away_where_only_one_entry_is_not_zero() -> None:
     torch.testing.assert_close(gradient, torch.tensor(expected, dtype=torch.float64))
 
 
-def unit_like(views: torch.Tensor) -> torch.Tensor:
+def unit_like(views: Tensor) -> Tensor:
     double = views.detach().double()
     return double / double.norm(dim=1, keepdim=True)
 
@@ -269,7 +270,7 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
+        if isinstance(result, Tensor):
             self.entries = max(self.entries, result.numel())
         return result
 
@@ -377,7 +378,7 @@ REFERENCE_KEYS = (
 
 def reference_views(
     data: dict[str, np.ndarray], dtype: torch.dtype
-) -> tuple[list[torch.Tensor], list[torch.Tensor], torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+) -> tuple[list[Tensor], list[Tensor], Tensor, tuple[Tensor, Tensor]]:
     """Feature maps, the views taken from them at the recorded cells, their labels and cells."""
     features = [torch.tensor(data[key], dtype=dtype).requires_grad_() for key in ("color", "other")]
     first = data["batch_ids"].astype(int)[:, None] * math.prod(features[0].shape[2:])

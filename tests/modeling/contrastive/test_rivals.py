@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.d2 import ShapeSpec
@@ -21,7 +22,7 @@ def branch_of(name: str, *overrides: object) -> torch.nn.Module:
     return build_contrast(cfg, SHAPES)
 
 
-def features_of(count: int = 2) -> dict[str, torch.Tensor]:
+def features_of(count: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(count, 6, 3, 4, generator=generator) for name in SHAPES}
 

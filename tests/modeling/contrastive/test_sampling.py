@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.modeling.contrastive.sampling import (
     Views,
@@ -17,7 +18,7 @@ from smmcl.modeling.contrastive.sampling import (
 LABELS = torch.tensor([[[0, 0, 0, 2], [2, 0, 2, 0]], [[2, 1, 2, 255], [2, 1, 255, 2]]])
 
 
-def sample(labels: torch.Tensor, seed: int = 0, **changes: object) -> Views:
+def sample(labels: Tensor, seed: int = 0, **changes: object) -> Views:
     arguments = {"num_classes": 3, "min_views": 3, "max_views": 300, "max_features": 4800} | changes
     seeds = range(seed, seed + len(labels))
     keys = draw_keys(seeds, size=labels.shape[1:], num_classes=arguments["num_classes"])
@@ -90,7 +91,7 @@ def test_every_set_is_equally_likely_to_stay_when_there_are_too_many() -> None:
     assert 160 <= sum(kept) <= 240  # 200, standard deviation 10
 
 
-def test_nothing_labelled_gives_no_views() -> None:
+def test_nothing_labeled_gives_no_views() -> None:
     views = sample(torch.full((2, 3, 3), 255))
     assert (views.num_sets, views.views_per_set, len(views.labels)) == (0, 0, 0)
 
@@ -156,9 +157,7 @@ def test_reference_sets(golden) -> None:
 REFERENCE_KEYS = ("params", "color", "label", "batch_ids", "classes", "vis_idx", "aux_idx")
 
 
-def ranked_keys(
-    data: dict[str, np.ndarray], name: str, shape: tuple[int, int, int]
-) -> torch.Tensor:
+def ranked_keys(data: dict[str, np.ndarray], name: str, shape: tuple[int, int, int]) -> Tensor:
     """Keys that draw the cells of the reference in its order."""
     num_views = data[name].shape[1]
     keys = np.ones((shape[0], shape[1] * shape[2]))

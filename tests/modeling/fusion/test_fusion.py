@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.fusion.cross_modal import CrossModalModulation
 from smmcl.modeling.fusion.plain import PlainSum
@@ -43,12 +43,12 @@ def test_modulation_equals_a_loop_over_the_equations(v: int, a: int, c: int) -> 
     auxiliary = torch.randn(2, a, 3, 4).double()
     new_visible, new_auxiliary, fused = fusion(visible, auxiliary)
 
-    def mlp(layers: nn.Sequential, vector: torch.Tensor) -> torch.Tensor:
+    def mlp(layers: nn.Sequential, vector: Tensor) -> Tensor:
         for conv in (layers[0], layers[2]):
             vector = F.gelu(conv.weight[:, :, 0, 0] @ vector + conv.bias)
         return torch.sigmoid(layers[4].weight[:, :, 0, 0] @ vector + layers[4].bias)
 
-    def convolved(conv: nn.Module, vector: torch.Tensor) -> torch.Tensor:
+    def convolved(conv: nn.Module, vector: Tensor) -> Tensor:
         if isinstance(conv, nn.Identity):
             return vector
         return conv.weight[:, :, 0, 0] @ vector + conv.bias

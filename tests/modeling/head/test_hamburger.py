@@ -1,4 +1,4 @@
-"""Matrix factorisation: a step by hand, what it recovers, and that evaluation is repeatable."""
+"""Matrix factorization: a step by hand, what it recovers, and that evaluation is repeatable."""
 
 import math
 

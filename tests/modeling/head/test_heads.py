@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.config import build_config
 from smmcl.d2 import ShapeSpec, build_sem_seg_head
@@ -33,7 +34,7 @@ def build(name: str, *extra: str) -> torch.nn.Module:
     return build_sem_seg_head(build_config("Base-SMMCL.yaml", overrides), SHAPES)
 
 
-def features(height: int = 64, width: int = 96) -> dict[str, torch.Tensor]:
+def features(height: int = 64, width: int = 96) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     return {
         name: torch.randn(

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.cpu import DepthwiseConv, PointConv
 
 KERNELS = [(1, 7), (7, 1), (5, 5), (1, 21), (21, 1), (3, 3), (9, 7)]
 
 
-def results(conv: nn.Conv2d, feature: torch.Tensor) -> list[torch.Tensor]:
+def results(conv: nn.Conv2d, feature: Tensor) -> list[Tensor]:
     """The output, and the gradients of the input, the weight and the bias."""
     feature = feature.detach().requires_grad_()
     output = conv(feature)

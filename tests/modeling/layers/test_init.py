@@ -1,4 +1,4 @@
-"""Weight initialisation: the standard deviations by hand."""
+"""Weight initialization: the standard deviations by hand."""
 
 import pytest
 import torch

@@ -4,13 +4,14 @@ import re
 
 import pytest
 import torch
+from torch import Tensor
 
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mit import NAMES as MIT
 from smmcl.modeling.streams.mit import SIZES, ReducedAttention
 
 
-def from_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def from_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of transformers 5 or 4 in our names, key and value in one matrix."""
     rules = [
         (r"^encoder\.patch_embeddings\.(\d)\.", r"stages.\1.patch_embeddings."),

@@ -53,7 +53,7 @@ def test_block_without_layer_scale_is_the_identity() -> None:
     torch.testing.assert_close(block(feature), feature, rtol=0, atol=0)
 
 
-def test_stage_outputs_are_normalised_over_channels() -> None:
+def test_stage_outputs_are_normalized_over_channels() -> None:
     for stage_map in build_stream("mscan_t").eval().double()(torch.randn(1, 3, 64, 64).double()):
         mean = stage_map.mean(1)
         torch.testing.assert_close(mean, torch.zeros_like(mean))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from smmcl.modeling.layers.recompute import recompute_blocks
 from smmcl.modeling.streams.base import STREAM_REGISTRY, build_stream
@@ -58,7 +58,7 @@ def test_recomputed_blocks_give_the_same_bits_from_less_memory(name: str) -> Non
             recompute_blocks(stream)
         kept = 0
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
+        def keep(tensor: Tensor) -> Tensor:
             nonlocal kept
             kept += tensor.nbytes if tensor.dim() > 2 else 0
             return tensor
