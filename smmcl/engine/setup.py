@@ -53,6 +53,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_labels([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     check_result_folders(cfg)
     cfg = with_iterations(with_device(cfg))
+    if text is not None:  # Detectron2 would look for a file of that name
+        args = argparse.Namespace(**{**vars(args), "config_file": ""})
     default_setup(cfg, args)
     return cfg
 
