@@ -5,7 +5,7 @@ are what such a script uses; docs/detectron2.md shows each in its place.
 """
 
 from smmcl.config import add_smmcl_config, find_config
-from smmcl.data.datasets.build import register_builtin
+from smmcl.data.datasets.build import ensure_registered, register_builtin
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.setup import PARTS, load_streams, with_iterations
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
@@ -18,6 +18,7 @@ __all__ = [
     "add_smmcl_config",
     "build_lr_scheduler",
     "build_optimizer",
+    "ensure_registered",
     "find_config",
     "load_streams",
     "with_iterations",

@@ -22,7 +22,7 @@ def test_the_snippets_run(tmp_path, monkeypatch) -> None:
         Image.fromarray(np.ones(shape, np.uint8)).save(tmp_path / f"my_pairs/{folder}/0.png")
     names: dict = {}
     snippets = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(snippets) == 9
+    assert len(snippets) == 10
     for snippet in snippets:
         exec(compile(snippet, "docs/detectron2.md", "exec"), names)
     assert "output/mine/model_final.pth" in PAGE

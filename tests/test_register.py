@@ -1,11 +1,15 @@
 """`import smmcl.register`: our parts in the engine's own loops, and pairs where none are read."""
 
 import importlib.util
+import inspect
 import logging
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -175,6 +179,22 @@ def test_detectron2_s_lazy_script_runs_the_lazy_config(tmp_path) -> None:
     ]  # fmt: skip
     said = run(str(tool), "--config-file", str(file), *overrides, folder=tmp_path)
     assert "copypaste: mIoU" in said
+
+
+def test_the_lazy_config_calls_our_parts_by_arguments_that_they_take(monkeypatch) -> None:
+    def call(target: Callable) -> Callable:
+        def bind(**arguments: object) -> dict:
+            inspect.signature(target).bind(**arguments)
+            return arguments
+
+        return bind
+
+    for name in ("config", "data", "solver"):
+        theirs = mock.MagicMock(LazyCall=call) if name == "config" else mock.MagicMock()
+        monkeypatch.setitem(sys.modules, f"detectron2.{name}", theirs)
+    monkeypatch.setitem(sys.modules, "detectron2", mock.MagicMock())
+    names = runpy.run_path(str(ROOT / "configs/lazy/synthetic_night.py"))
+    assert names["model"]["contrast"]["num_classes"] == len(names["facts"].stuff_classes)
 
 
 def test_the_import_brings_every_built_in_set() -> None:

@@ -14,9 +14,9 @@ from detectron2.data import (
 from detectron2.solver import get_default_optimizer_params
 
 from smmcl.data.datasets.build import agreed_metadata
-from smmcl.data.format import AuxiliaryContract
+from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.mapper import MultiModalDatasetMapper
-from smmcl.data.reader import label_facts
+from smmcl.data.reader import PairReader
 from smmcl.engine.solver import warmup_poly
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.modeling.backbone.pair import STAGES, PairBackbone
@@ -61,9 +61,12 @@ model = L(MultiModalSegmentor)(
 )  # fmt: skip
 
 mapper = L(MultiModalDatasetMapper)(
-    is_train=True, image_format="RGB", auxiliary_channels=3,
-    contract=L(AuxiliaryContract)(**facts.auxiliary), labels=label_facts(facts),
-    crop_size=[128, 160], scales=[1.0, 1.25, 1.5], flip_probability=0.5, seed=0,
+    is_train=True, crop_size=[128, 160], scales=[1.0, 1.25, 1.5], flip_probability=0.5, seed=0,
+    reader=L(PairReader)(
+        format=L(AuxiliaryFormat)(**facts.auxiliary), channels=3, num_classes=NUM_CLASSES,
+        label_offset=facts.label_offset, stored_ignore=facts.stored_ignore,
+        ignore=facts.ignore_label,
+    ),
 )  # fmt: skip
 dataloader = {
     "train": L(build_detection_train_loader)(
