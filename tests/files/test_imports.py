@@ -30,7 +30,7 @@ def part(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     """A function that writes a file with a fusion and a config key of these names."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("smmcl.config.EXTENSIONS", [])
+    monkeypatch.setattr("smmcl.config.keys.EXTENSIONS", [])
 
     def write(name: str, key: str) -> str:
         path = tmp_path / f"{name.lower()}.py"
