@@ -32,6 +32,8 @@ def add_smmcl_config(cfg: CfgNode) -> None:
 
 def _add_input(cfg: CfgNode) -> None:
     _C = cfg
+    # Broken pairs that a training replaces by others and lists in skipped.json; one more stops it.
+    _C.DATALOADER.SKIP_BROKEN = 0
     # Channels of the auxiliary image: "L" one, "RGB" three (a single channel is repeated).
     _C.INPUT.AUXILIARY_FORMAT = "RGB"
     # Height and width in pixels of the training crop; smaller pairs are padded to it.
