@@ -1,7 +1,8 @@
 """The command `smmcl NAME ...` and the guard of all tools: a user's mistake ends as a sentence.
 
-The user's are ValueError, OSError and a KeyError that is a sentence; all else is a fault of the
-program. What the engines report by assertion is raised as ValueError where they are called.
+The user's are ValueError, OSError, a KeyError that is a sentence, and a loss that is not finite;
+all else is a fault of the program. What the engines report by assertion is raised as ValueError
+where they are called.
 """
 
 import ast
@@ -90,7 +91,7 @@ def run(main: Callable[[], object]) -> None:
 
 def user_message(error: Exception) -> str | None:
     """What to tell the user, in one line, or None when the fault is not the user's."""
-    if not isinstance(error, ValueError | KeyError | OSError):
+    if not isinstance(error, ValueError | KeyError | OSError | FloatingPointError):
         return None
     name, text = type(error).__name__, str(error)
     if isinstance(error, OSError) and error.strerror:

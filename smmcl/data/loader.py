@@ -5,16 +5,14 @@ takes the positions [i * B, (i + 1) * B) whatever the number of processes and wo
 resumes at iteration i sees what it would have seen without the stop.
 """
 
-import copy
+import functools
 import itertools
-import multiprocessing
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from smmcl.d2 import (
     CfgNode,
@@ -24,43 +22,110 @@ from smmcl.d2 import (
     comm,
 )
 from smmcl.data.datasets.build import ensure_registered
-
-# A training saves and leaves at these. SIGHUP is sent when a terminal closes.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from smmcl.data.watched_loader import WatchedLoader, named
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-class PairStream(Dataset):
-    """Pairs, mapped, by position in the endless stream; each epoch has every pair once.
+class Pairs(Dataset):
+    """Pairs, mapped, by index. Other processes see in `reading` which one each worker is at.
 
     It maps by itself: the engine's own mapping would replace a sample that fails by a random other
     one, and remember every index it has seen.
 
     Args:
         records: L records of the catalog.
-        mapper: gets a record with its "position".
-        seed: of the run.
+        mapper: gets a record.
+        num_workers: of the loader.
     """
 
-    def __init__(self, records: Sequence[dict[str, Any]], *, mapper: Mapper, seed: int) -> None:
+    def __init__(
+        self, records: Sequence[dict[str, Any]], *, mapper: Mapper, num_workers: int = 0
+    ) -> None:
         self._records = records
         self._mapper = mapper
-        self._seed = seed % 2**32
-        self._epoch = -1
-        self._order = np.empty(0, dtype=np.int64)  # (L,)
+        self.reading = torch.full((max(num_workers, 1),), -1)
+        if num_workers:
+            self.reading.share_memory_()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        epoch, place = divmod(position, len(self._records))
-        if epoch != self._epoch:
-            # The trailing 1 keeps the orders apart from the mapper's draws of (seed, position).
-            generator = np.random.default_rng((self._seed, epoch, 1))
-            self._epoch, self._order = epoch, generator.permutation(len(self._records))
-        record = self._records[self._order[place]]
-        return self._mapper({**record, "position": position})
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        worker = torch.utils.data.get_worker_info()
+        row = worker.id if worker else 0
+        self.reading[row] = index
+        try:
+            return self._map(index)
+        finally:
+            self.reading[row] = -1
+
+    def record(self, index: int) -> dict[str, Any]:
+        """What the mapper gets."""
+        return self._records[index]
+
+    def _map(self, index: int) -> dict[str, Any]:
+        return self._mapper(self.record(index))
+
+
+class PairStream(Pairs):
+    """Pairs by position in the endless stream; each epoch has every pair once.
+
+    A broken pair is replaced by the next one in the epoch's order, if that is allowed. That is a
+    function of the position, so processes, workers and restarts do not matter.
+
+    Args:
+        seed: of the run.
+        max_broken: broken pairs in a row that may be replaced; a sample has those under "broken".
+    """
+
+    def __init__(
+        self,
+        records: Sequence[dict[str, Any]],
+        *,
+        mapper: Mapper,
+        seed: int,
+        max_broken: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(records, mapper=mapper, num_workers=num_workers)
+        self._seed = seed % 2**32
+        self._max_broken = max_broken
+
+    def record(self, position: int, *, later: int = 0) -> dict[str, Any]:
+        """The record at a position, or one that comes later in the same epoch's order."""
+        epoch, place = divmod(position, len(self))
+        order = _order(self._seed, epoch, len(self))
+        return {**self._records[order[(place + later) % len(self)]], "position": position}
+
+    def _map(self, position: int) -> dict[str, Any]:
+        broken: dict[str, str] = {}
+        for later in range(min(self._max_broken, len(self) - 1) + 1):
+            record = self.record(position, later=later)
+            try:
+                sample = self._mapper(record)
+            except (ValueError, OSError) as error:
+                if not self._max_broken:
+                    raise
+                broken[named(record)] = str(error)
+            else:
+                return {**sample, "broken": broken} if broken else sample
+        raise too_many_broken(broken, self._max_broken)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch, (count,) int64."""
+    # The trailing 1 keeps the orders apart from the mapper's draws of (seed, position).
+    return np.random.default_rng((seed, epoch, 1)).permutation(count)
+
+
+def too_many_broken(broken: Mapping[str, str], allowed: int) -> ValueError:
+    """The error of a run with more broken pairs than DATALOADER.SKIP_BROKEN allows."""
+    return ValueError(
+        f"{len(broken)} pairs are broken, but DATALOADER.SKIP_BROKEN allows {allowed}. The last: "
+        f"{[*broken.values()][-1]} Mend the files and --resume, or allow more."
+    )
 
 
 class PositionSampler(Sampler[int]):
@@ -74,7 +139,7 @@ class PositionSampler(Sampler[int]):
         return itertools.count(self._first, self._world_size)
 
 
-def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0) -> DataLoader:
+def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0) -> WatchedLoader:
     """Builds the endless loader of this process's share of each batch.
 
     Args:
@@ -83,8 +148,15 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     positions = PositionSampler(
         start_position, rank=comm.get_rank(), world_size=comm.get_world_size()
     )
+    pairs = PairStream(
+        _records(cfg.DATASETS.TRAIN),
+        mapper=mapper,
+        seed=cfg.SEED,
+        max_broken=cfg.DATALOADER.SKIP_BROKEN,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
     loader = build_detection_train_loader(
-        dataset=PairStream(_records(cfg.DATASETS.TRAIN), mapper=mapper, seed=cfg.SEED),
+        dataset=pairs,
         mapper=None,
         sampler=positions,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
@@ -94,10 +166,10 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     # The workers' seeds come from here, not from the generator that training draws from. The
     # engines take it by different names ("seed", "generator"), so it is set afterwards.
     loader.generator = torch.Generator()
-    return shielded(loader)
+    return WatchedLoader(loader, pairs)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> DataLoader:
+def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> WatchedLoader:
     """Builds the loader of one test set: its pairs in order, one at a time, none twice."""
     records = _records([dataset_name])
     if cfg.INPUT.AUXILIARY_ABLATION == "swap":
@@ -106,33 +178,10 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> Dat
         raise ValueError(
             f"INPUT.AUXILIARY_ABLATION is {cfg.INPUT.AUXILIARY_ABLATION!r}. Set it to '' or 'swap'."
         )
-    return shielded(
-        build_detection_test_loader(records, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
-    )
-
-
-def shielded(loader: DataLoader) -> DataLoader:
-    """Keeps stop signals from a loader's workers, which end with the main process.
-
-    Ctrl-C and schedulers signal the whole process group. Workers that died of it would keep a
-    training from finishing its step and saving.
-    """
-    if loader.num_workers:
-        context = copy.copy(multiprocessing.get_context(multiprocessing.get_start_method()))
-        context.Process = _ShieldedWorker
-        loader.multiprocessing_context = context
-    return loader
-
-
-class _ShieldedWorker(multiprocessing.Process):
-    """Starts with stop signals blocked: until `worker_init_fn` ran, they would have killed it."""
-
-    def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    num_workers = cfg.DATALOADER.NUM_WORKERS
+    pairs = Pairs(records, mapper=mapper, num_workers=num_workers)
+    loader = build_detection_test_loader(pairs, mapper=None, num_workers=num_workers)
+    return WatchedLoader(loader, pairs)
 
 
 def swap_auxiliary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

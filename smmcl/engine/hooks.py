@@ -1,13 +1,9 @@
-"""What is done around steps: randomness, statistics, averages, signals, the best so far."""
+"""What is done around steps: randomness, statistics, averages, the best checkpoint so far."""
 
 import logging
 import math
 import pathlib
 import re
-import signal
-import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
 from smmcl.d2 import CfgNode, HookBase, MetadataCatalog, comm
-from smmcl.engine.launch import handle_stop_signals
 from smmcl.files.archive import is_sound
 from smmcl.weights.files import read_file
 
@@ -75,51 +70,6 @@ class AverageRunningStatistics(HookBase):
         parts = (flat / comm.get_world_size()).split([len(buffer) for buffer in self.buffers])
         for buffer, mean in zip(self.buffers, parts, strict=True):
             buffer.copy_(mean)
-
-
-class StopOnSignal(HookBase):
-    """On SIGTERM, SIGINT or SIGHUP finishes the step, saves, leaves with 128 + the signal's number.
-
-    A second signal leaves at once. The same one may come twice: `timeout` sends it to its child and
-    to the group; a process of several gets it by itself and, later, from whoever started it.
-    """
-
-    ECHO, ECHO_OF_SEVERAL = 0.05, 1.0  # seconds within which a second one counts as the first
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.received_at = 0.0
-        self.before: dict[int, Any] = {}
-
-    def before_train(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # Python lets only the main thread handle signals
-        self.before = handle_stop_signals(self._receive)
-
-    def after_step(self) -> None:
-        # Every process leaves after the same step, so that none waits for another.
-        if not any(comm.all_gather(self.received)):
-            return
-        iteration = self.trainer.iter
-        self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        logger.warning(f"Stopped by a signal after iteration {iteration}; --resume goes on")
-        raise SystemExit(128 + (self.received or signal.SIGTERM))
-
-    def after_train(self) -> None:
-        has_failed = isinstance(sys.exc_info()[1], Exception)
-        if has_failed and comm.get_world_size() > 1:
-            return  # torchrun ends all when one dies; the others shall live to say which it was
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        now = time.monotonic()
-        echo = self.ECHO if comm.get_world_size() == 1 else self.ECHO_OF_SEVERAL
-        if not self.received:
-            self.received, self.received_at = number, now
-        elif now > self.received_at + echo:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
 
 
 class WeightAverage(HookBase):

@@ -23,7 +23,7 @@ from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 from smmcl.cli import run
 from smmcl.d2 import comm, create_ddp_model
-from smmcl.data.loader import STOP_SIGNALS
+from smmcl.data.watched_loader import STOP_SIGNALS
 from smmcl.engine.watch import Watch
 
 # Seconds that stopped processes have to save, and for which one waits for the others.

@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import math
+import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from smmcl.d2 import CfgNode, SimpleTrainer, comm
+from smmcl.engine.checkpoint import write_tensors
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,6 +36,7 @@ class StepTrainer(SimpleTrainer):
         *,
         num_parts: int = 1,
         dtype: torch.dtype | None = None,
+        folder: str = "",
     ) -> None:
         """
         Args:
@@ -42,25 +46,85 @@ class StepTrainer(SimpleTrainer):
             optimizer: of the model.
             num_parts: forward and backward passes per step.
             dtype: of autocast; float16 scales the loss, None leaves float32 alone.
+            folder: gets the batch whose loss is not finite; "" keeps none.
         """
         super().__init__(model, data_loader, optimizer)
         self.num_parts = num_parts
         self.dtype = dtype
+        self.folder = folder
+        self.batch: list[dict[str, Any]] | None = None  # of the next step, once it is read
+        self.failure: Exception | None = None  # why there is none
+        self.data_time = 0.0
         self.device_type = next(model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=dtype is torch.float16)
 
+    def read_ahead(self) -> None:
+        """Reads the batch of the next step; what fails is kept for it, or for a hook before it."""
+        if self.batch is not None or self.failure:
+            return
+        start = time.perf_counter()
+        try:
+            self.batch = next(self._data_loader_iter)
+        except Exception as error:
+            self.failure = error
+        self.data_time = time.perf_counter() - start
+
+    def reset_data_loader(self, data_loader_builder: Callable[[], Iterable]) -> None:
+        self.batch = self.failure = None
+        super().reset_data_loader(data_loader_builder)
+
     def run_step(self) -> None:
         assert self.model.training, "the model was left in evaluation mode"
-        start = time.perf_counter()
-        batch = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
+        self.read_ahead()
+        if self.failure:
+            raise self.failure
+        batch, self.batch = self.batch, None
+        with self._explaining_memory(len(batch)):
+            self._update(batch)
+        self.read_ahead()
+
+    def _update(self, batch: list[dict[str, Any]]) -> None:
         self.optimizer.zero_grad()
         losses = self._accumulate(batch)
+        self._check_finite(losses, batch)
         self.after_backward()
-        self.write_metrics(losses, data_time, self.iter)  # raises if they are not finite
+        self.write_metrics(losses, self.data_time, self.iter)
         self.scaler.unscale_(self.optimizer)  # its step may begin by clipping gradients
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    def _check_finite(self, losses: dict[str, Tensor], batch: list[dict[str, Any]]) -> None:
+        """Raises over the first loss that is not finite, and keeps the batch that gave it."""
+        values = {name: loss.item() for name, loss in losses.items()}
+        wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not wrong:
+            return
+        files = [str(pair["file_name"]) for pair in batch if "file_name" in pair]
+        saved = pathlib.Path(self.folder) / f"non_finite_batch_rank{comm.get_rank()}.pth"
+        if self.folder:
+            write_tensors(saved, {"iteration": self.iter, "losses": values, "batch": batch})
+        was_finite = all(value.isfinite().all() for value in bare(self.model).parameters())
+        raise FloatingPointError(
+            f"{' and '.join(wrong)} in iteration {self.iter}, of {', '.join(files)}. "
+            + (f"{saved} holds the batch. " if self.folder else "")
+            + ("" if was_finite else "The weights are not finite either, since a step before. ")
+            + "Lower SOLVER.BASE_LR, raise SOLVER.WARMUP_ITERS, or set "
+            "SOLVER.CLIP_GRADIENTS.ENABLED True"
+            + (", SOLVER.AMP.DTYPE bfloat16 or SOLVER.AMP.ENABLED False" if self.dtype else "")
+            + "; --resume goes on from the last checkpoint."
+        )
+
+    @contextlib.contextmanager
+    def _explaining_memory(self, num_pairs: int) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"the {self.device_type} device ran out of memory in iteration {self.iter} with "
+                f"{num_pairs // self.num_parts} pairs at once: {str(error).splitlines()[0]} Raise "
+                f"SOLVER.ACCUMULATION (now {self.num_parts}), lower SOLVER.IMS_PER_BATCH or "
+                "INPUT.CROP_SIZE, or set MODEL.PAIR.RECOMPUTE or SOLVER.AMP.ENABLED to True."
+            ) from error
 
     def _accumulate(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Adds up the gradients of the batch; returns its losses, means over the parts."""
@@ -110,7 +174,9 @@ def build_step_trainer(
     dtype = amp_dtype(cfg) if cfg.SOLVER.AMP.ENABLED else None
     if dtype:
         logger.info(f"Mixed precision in training: {dtype}")
-    return StepTrainer(model, loader, optimizer, num_parts=num_parts, dtype=dtype)
+    return StepTrainer(
+        model, loader, optimizer, num_parts=num_parts, dtype=dtype, folder=cfg.OUTPUT_DIR
+    )
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:

@@ -18,7 +18,6 @@ from smmcl.engine.checkpoint import build_checkpointer
 from smmcl.engine.hooks import (
     AverageRunningStatistics,
     ReseedEveryStep,
-    StopOnSignal,
     WeightAverage,
     build_best_checkpoint,
 )
@@ -27,6 +26,7 @@ from smmcl.engine.run_folder import held
 from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
 from smmcl.engine.step import amp_dtype, bare, build_step_trainer, compile_backbone
+from smmcl.engine.stop import StopTogether
 from smmcl.evaluation.draws import evaluate_draws
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.sliding_window import wrap_for_test
@@ -75,7 +75,12 @@ class Trainer(DefaultTrainer):
         self.best = build_best_checkpoint(self.cfg)
         # What a stop saves includes the schedule's step; a long evaluation need not come first.
         first = [self.randomness, timer, scheduler, AverageRunningStatistics()]
-        return [*first, self.average, self.best, StopOnSignal(), *others]
+        stop = StopTogether(
+            self._trainer,
+            max_broken=self.cfg.DATALOADER.SKIP_BROKEN,
+            folder=self.cfg.OUTPUT_DIR,
+        )
+        return [*first, self.average, self.best, stop, *others]
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         model = self.average.model if self.average else self.model

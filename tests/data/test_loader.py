@@ -16,9 +16,9 @@ from smmcl.data.loader import (
     PositionSampler,
     build_test_loader,
     build_train_loader,
-    shielded,
     swap_auxiliary,
 )
+from smmcl.data.watched_loader import shielded
 
 RECORDS = [{"image_id": index} for index in range(7)]
 

@@ -17,10 +17,10 @@ from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.engine.hooks import (
     AverageRunningStatistics,
     BestCheckpoint,
-    StopOnSignal,
     WeightAverage,
     build_best_checkpoint,
 )
+from smmcl.engine.stop import StopTogether
 
 
 class Model(nn.Module):
@@ -166,9 +166,10 @@ def test_a_validation_set_may_choose() -> None:
 
 
 @pytest.fixture
-def stop_hook(monkeypatch) -> Iterator[StopOnSignal]:
+def stop_hook(monkeypatch) -> Iterator[StopTogether]:
     """One that handles signals at the times in `hook.times`, and would end by `hook.ended`."""
-    hook = StopOnSignal()
+    hook = StopTogether()
+    hook.trainer = SimpleNamespace()
     hook.ended, hook.times = [], [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: hook.times[0])
     own = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}

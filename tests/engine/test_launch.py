@@ -169,9 +169,9 @@ import torch
 from torch import nn
 from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.cli import run
-from smmcl.data.loader import shielded
+from smmcl.data.watched_loader import shielded
 from smmcl.d2 import SimpleTrainer, comm
-from smmcl.engine.hooks import StopOnSignal
+from smmcl.engine.stop import StopTogether
 from smmcl.engine.launch import start
 
 FOLDER = pathlib.Path(sys.argv[2])
@@ -205,7 +205,7 @@ def main(args):
     model = Model(1, 1)
     trainer = SimpleTrainer(model, batches(), torch.optim.SGD(model.parameters(), 0.1))
     trainer.checkpointer = SlowCheckpointer(model, str(FOLDER))
-    trainer.register_hooks([StopOnSignal()])
+    trainer.register_hooks([StopTogether()])
     trainer.train(0, 10_000)
 
 if __name__ == "__main__":

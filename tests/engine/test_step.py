@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import smmcl.engine.trainer  # noqa: F401  registers the parts
+from smmcl.cli import user_message
 from smmcl.config import build_config
 from smmcl.d2 import build_model, comm
 from smmcl.engine.launch import parallelize, start
@@ -170,6 +171,13 @@ class OneWeight(nn.Module):
         return {"loss": self.weight * batch[0]}
 
 
+class TwoLosses(OneWeight):
+    """One is the weight, the other the inputs."""
+
+    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+        return {"loss_a": self.weight * 1, "loss_b": sum(pair["value"] for pair in batch) * 1}
+
+
 def float16_trainer(batches: list[list[float]]) -> StepTrainer:
     model = OneWeight()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -207,12 +215,47 @@ def test_a_checkpoint_without_scale_says_so(caplog) -> None:
     assert "the scale starts anew" in caplog.text
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_step() -> None:
-    model = OneWeight()
-    trainer = StepTrainer(model, [[float("nan")]], torch.optim.SGD(model.parameters()))
-    with pytest.raises(FloatingPointError, match="iteration=0"):
+@pytest.mark.parametrize("dtype", [None, torch.float16], ids=["float32", "float16"])
+def test_a_loss_that_is_not_finite_names_its_term_and_keeps_its_batch(tmp_path, dtype) -> None:
+    model = TwoLosses()
+    batches = [[{"file_name": f"{name}.png", "value": torch.tensor(value)} for name in pair]
+               for pair, value in (("ab", 1.0), ("cd", float("nan")))]  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    trainer = StepTrainer(model, batches, optimizer, dtype=dtype, folder=str(tmp_path))
+    words = r"^loss_b is nan in iteration 1, of c\.png, d\.png\. .*rank0\.pth holds the batch"
+    with pytest.raises(FloatingPointError, match=rf"{words}.*Lower SOLVER.BASE_LR") as error:
+        trainer.train(0, 2)
+    assert ("AMP.DTYPE bfloat16" in str(error.value)) is (dtype is torch.float16)
+    assert "weights are not finite" not in str(error.value)
+    assert model.weight.item() == 0.5  # after the first step
+    kept = torch.load(tmp_path / "non_finite_batch_rank0.pth", weights_only=True)
+    assert (kept["iteration"], kept["losses"]["loss_a"]) == (1, 0.5)
+    assert [pair["file_name"] for pair in kept["batch"]] == ["c.png", "d.png"]
+    assert kept["batch"][0]["value"].isnan()
+    assert user_message(error.value) == str(error.value)
+
+
+def test_weights_that_diverged_before_are_said() -> None:
+    model = TwoLosses()
+    model.weight.data.fill_(float("inf"))
+    trainer = StepTrainer(model, [[{"value": torch.ones(())}]], torch.optim.SGD([model.weight]))
+    with pytest.raises(FloatingPointError, match=r"loss_a is inf .*weights are not finite either"):
         trainer.train(0, 1)
-    assert model.weight.item() == 1.0
+
+
+def test_a_gpu_without_memory_left_names_the_keys(monkeypatch) -> None:
+    def fails(batch: list) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore.")
+
+    model = OneWeight()
+    trainer = StepTrainer(model, [[1.0] * 4], torch.optim.SGD(model.parameters()), num_parts=2)
+    monkeypatch.setattr(model, "forward", fails)
+    words = (
+        r"iteration 0 with 2 pairs at once: CUDA .* 2\.00 GiB\. Raise SOLVER.ACCUMULATION \(now 2"
+    )
+    with pytest.raises(ValueError, match=words + ".*IMS_PER_BATCH.*CROP_SIZE.*RECOMPUTE") as error:
+        trainer.train(0, 1)
+    assert "More" not in str(error.value)
 
 
 def test_automatic_precision(monkeypatch) -> None:
