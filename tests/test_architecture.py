@@ -28,6 +28,7 @@ LAYERS = {
     "smmcl.data.datasets.synthetic.raycast": 0,
     "smmcl.data.datasets.synthetic.indoor": 0,
     "smmcl.data.datasets.synthetic.night": 0,
+    "smmcl.data.datasets.synthetic.day": 0,
     "smmcl.files": 1,
     "smmcl.d2": 1,
     "smmcl.config": 2,

@@ -13,7 +13,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.synthetic import build as synthetic
 
 SIZE = (128, 160)
-AUXILIARY_TYPES = {"indoor": np.uint16, "night": np.uint8}
+AUXILIARY_TYPES = {"indoor": np.uint16, "night": np.uint8, "day": np.uint8}
 each_kind = pytest.mark.parametrize("kind", list(synthetic.KINDS))
 
 
@@ -91,7 +91,7 @@ def test_every_class_is_common_in_both_subsets(kind):
     assert (counts / counts.sum(1, keepdims=True) > 0.01).all()
 
 
-@each_kind
+@pytest.mark.parametrize("kind", ["indoor", "night"])
 def test_visible_image_is_dark_but_glares_where_lit(kind):
     lit, unlit = (
         np.stack([synthetic.render_pair(kind, "train", index)["visible"] for index in indices])
@@ -262,3 +262,9 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     blocked.write_text("a file, where a folder is wanted")
     with pytest.raises(OSError, match="Set DETECTRON2_DATASETS"):
         synthetic.load_synthetic("night", "val", count=1, root=blocked)
+
+
+def test_the_day_is_bright_and_shows_other_streets():
+    day, night = (synthetic.render_pair(kind, "train", 0, size=SIZE) for kind in ("day", "night"))
+    assert day["visible"].mean() > 3 * night["visible"].mean()
+    assert (day["label"] != night["label"]).any()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.datasets.synthetic import day as synthetic_day
 from smmcl.data.datasets.synthetic import indoor as synthetic_indoor
 from smmcl.data.datasets.synthetic import night as synthetic_night
 from smmcl.files.atomic import write_new_image
@@ -24,7 +25,7 @@ SPLITS = {"train": 400, "val": 100}  # pairs in each
 SIZE = (128, 160)  # H, W where the dataset's name says no other
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
 # Each of these modules has CLASSES, COLORS, AUXILIARY (the format of its images) and render().
-KINDS = {"indoor": synthetic_indoor, "night": synthetic_night}
+KINDS = {"indoor": synthetic_indoor, "night": synthetic_night, "day": synthetic_day}
 
 
 def render_pair(

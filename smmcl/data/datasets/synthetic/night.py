@@ -24,9 +24,16 @@ SIDES = (-1, 1)  # left, right
 
 
 def render(
-    size: tuple[int, int], *, is_lit: bool, rng: np.random.Generator
+    size: tuple[int, int],
+    *,
+    is_lit: bool,
+    rng: np.random.Generator,
+    daylight: tuple[float, float] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Draws one street of H, W pixels as `render_pair` returns it; unlit, only cars give light."""
+    """Draws one street of H, W pixels as `render_pair` returns it.
+
+    Unlit, only cars give light; `daylight` is the range of what falls on everything by day.
+    """
     position = (rng.uniform(-1.5, 1.5), 1.6, 0.0)
     pitch, yaw = np.radians(rng.uniform(3, 7)), np.radians(rng.uniform(-14, 14))
     scene = Scene(size, position=position, pitch=pitch, yaw=yaw)
@@ -45,9 +52,10 @@ def render(
             spot = (edge + side * 0.5, 5.0, rng.uniform(7, 13))
             lamps.append(Lamp(spot, (0.6, 0.42, 0.2), glare=0.5))
     _add_people(scene, edges, rng)
-    ambient = rng.uniform(0.0005, 0.003)
-    # The sky is as dark as what stands before it.
-    scene.emission[:, scene.label == SKY] = ambient * rng.uniform(0.1, 0.3)
+    ambient = rng.uniform(*(daylight or (0.0005, 0.003)))
+    # At night the sky is as dark as what stands before it.
+    sky = np.array([[0.6], [0.75], [0.95]]) if daylight else rng.uniform(0.1, 0.3)
+    scene.emission[:, scene.label == SKY] = ambient * sky
     radiance = scene.shade(lamps, ambient=ambient)
     return {
         "visible": take_picture(radiance, rng=rng),
