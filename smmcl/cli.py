@@ -19,6 +19,7 @@ from pathlib import Path
 # What each command runs: a file of tools/ and its first arguments.
 COMMANDS = {
     "train": ("train_net",),
+    "experiments": ("experiments",),
     "evaluate": ("train_net", "--eval-only"),
     "predict": ("demo",),
     "check": ("check_dataset",),
@@ -48,7 +49,7 @@ def main() -> None:
     file, *first = COMMANDS[name]
     sys.argv = [f"smmcl {name}", *first, *arguments]
     # As Python itself runs a file, so that the processes of a run find what they are started with.
-    spec = importlib.util.spec_from_file_location("__main__", _tool(file))
+    spec = importlib.util.spec_from_file_location("__main__", tool_file(file))
     sys.modules["__main__"] = module = importlib.util.module_from_spec(spec)
     module.__spec__ = None
     spec.loader.exec_module(module)
@@ -57,12 +58,12 @@ def main() -> None:
 def _usage() -> str:
     lines = ["usage: smmcl COMMAND ...    (smmcl COMMAND --help lists the options)", ""]
     for name, (file, *_) in COMMANDS.items():
-        text = ast.get_docstring(ast.parse(_tool(file).read_text(encoding="utf-8")))
+        text = ast.get_docstring(ast.parse(tool_file(file).read_text(encoding="utf-8")))
         lines.append(f"  {name:<16}{text.splitlines()[0]}")
     return "\n".join(lines) + "\n"
 
 
-def _tool(name: str) -> Path:
+def tool_file(name: str) -> Path:
     """The file of a tool: tools/ stands at top level; a wheel has it inside the package."""
     inside = Path(__file__).with_name("tools")
     folder = inside if inside.is_dir() else Path(__file__).parents[1] / "tools"

@@ -80,7 +80,7 @@ def test_an_unknown_command_is_refused(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit) as leaving:
         command(monkeypatch, "trian")
     assert leaving.value.code == 2
-    assert "no command 'trian'. Use train, evaluate" in capsys.readouterr().err
+    assert "no command 'trian'. Use train, experiments, evaluate" in capsys.readouterr().err
 
 
 def test_success_passes_silently(capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,8 @@ from smmcl.config import add_smmcl_config, build_config
 from smmcl.d2 import ENGINE, CfgNode, get_cfg
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+GRIDS = ROOT / "configs/experiments"
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(GRIDS.glob("*.yaml")))
 
 
 def leaves(cfg: CfgNode, prefix: str = "") -> dict[str, object]:

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from smmcl.d2 import CfgNode, build_model
+from smmcl.engine.setup import changed
 from smmcl.modeling.backbone.shared import SharedPairBackbone
 
 Counts = dict[str, float]
@@ -193,3 +194,16 @@ def analyze(
     yield f"Peak memory: {memory['infer']} in inference, {memory['train']} in training."
     if model.contrast is not None:
         yield f"Without the branch: {without_branch(model, pairs, flops=flops['infer'])}."
+
+
+def measure_inference(cfg: CfgNode, *, size: tuple[int, int], num_runs: int = 5) -> Counts:
+    """What one pair costs at inference, without the branch: "ms" is this process's CPU time."""
+    torch.manual_seed(0)
+    model = build_model(changed(cfg, "MODEL.CONTRAST.NAME", ""))
+    step = functools.partial(infer, model, make_pairs(cfg, size=size, num_pairs=1))
+    runs = [watch(model, step, read_clock=CLOCKS["cpu"])[1]["all"] for _ in range(num_runs + 1)]
+    return {
+        "parameters": num_parameters(model) / 1e6,
+        "multiply_adds": count_flops(model, step)["all"] / 2e9,
+        "ms": float(np.median(runs[1:])),
+    }

@@ -153,7 +153,8 @@ def leaves(node: dict, prefix: str = "") -> dict:
 @only_upstream
 def test_every_config_is_the_same_on_both_engines(tmp_path: pathlib.Path) -> None:
     """Key by key; what the embedded engine lacks stands at Detectron2's default."""
-    files = [str(path) for path in sorted((ROOT / "configs").rglob("*.yaml"))]
+    files = sorted((ROOT / "configs").rglob("*.yaml"))
+    files = [str(path) for path in files if path.parent.name != "experiments"]
     environment = {**os.environ, "SMMCL_ENGINE": "builtin", "PYTHONPATH": os.pathsep.join(sys.path)}
     line = [sys.executable, "-c", DUMP, ":".join(files)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
