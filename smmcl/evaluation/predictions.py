@@ -2,9 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from smmcl.d2 import comm
 from smmcl.data.reader import PairReader
 from smmcl.files.atomic import atomic, write_text
 from smmcl.files.paths import relative_path
+from smmcl.files.rle import decode_rle
 
 
 class PredictionWriter:
@@ -108,17 +110,49 @@ def open_predictions(
             return reader.read_label(folder / f"{name}.png")
 
         return read
-    entries = defaultdict(list)
-    for entry in json.loads(place.read_text()):
-        entries[str(entry["image_id"])].append(entry)
+    entries = _read_entries(place, offset=offset, num_classes=reader.num_classes)
 
     def decode(image_id: str) -> np.ndarray:
         if image_id not in entries:
             raise ValueError(f"{place} holds no prediction of {image_id}. Predict it as well.")
-        decoded = np.full(entries[image_id][0]["segmentation"]["size"], 255, np.uint8)  # (H, W)
-        for entry in entries[image_id]:
-            is_inside = mask.decode(entry["segmentation"]).astype(bool)
-            decoded[is_inside] = entry["category_id"] - offset
-        return decoded
+        labels = None
+        for category, region in entries[image_id]:
+            try:
+                is_inside = decode_rle(region)  # (H, W)
+                labels = np.full(is_inside.shape, 255, np.uint8) if labels is None else labels
+                labels[is_inside] = category - offset
+            except (ValueError, IndexError) as error:
+                raise ValueError(
+                    f"{place}: the segmentation of category {category} in image {image_id} does "
+                    f"not fit: {error}. Write the predictions again."
+                ) from error
+        return labels
 
     return decode
+
+
+def _read_entries(
+    place: Path, *, offset: int, num_classes: int
+) -> Mapping[str, list[tuple[int, Any]]]:
+    """By image id, the categories with their regions, which are checked when they are decoded."""
+    try:
+        content = json.loads(place.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{place} cannot be read as JSON: {error}. Name COCO's file of results."
+        ) from error
+    entries = defaultdict(list)
+    for entry in content if isinstance(content, list) else [content]:
+        if not isinstance(entry, dict) or not {"image_id", "category_id"} <= entry.keys():
+            raise ValueError(
+                f"{place} is no list of entries with image_id, category_id and segmentation, as "
+                "COCO's results are. Name such a file."
+            )
+        category = entry["category_id"]
+        if type(category) is not int or not offset <= category < offset + num_classes:
+            raise ValueError(
+                f"{place} has the category_id {category!r}, but the dataset has {offset} to "
+                f"{offset + num_classes - 1}. Correct label_offset, or name predictions for it."
+            )
+        entries[str(entry["image_id"])].append((category, entry.get("segmentation")))
+    return entries
