@@ -33,6 +33,7 @@ COMMANDS = {
     "visualize-data": ("visualize_data",),
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MAX_MESSAGE = 2000  # characters; a file may hold a name of any length
 
 logger = logging.getLogger("smmcl")
 
@@ -103,10 +104,18 @@ def user_message(error: Exception) -> str | None:
     if text.startswith(f"Caught {name} in DataLoader worker"):
         text = text.rpartition(f"{name}: ")[2].strip()
         text = text.strip("'\"") if isinstance(error, KeyError) else text
-    text = " ".join(text.split())
+    text = _printable(" ".join(text.split()))
     if " " in text:
         return text
     return None if isinstance(error, KeyError) else f"{name}: {text} (SMMCL_DEBUG=1 shows where)"
+
+
+def _printable(text: str) -> str:
+    """The text without its middle where it is long, and without what terminals interpret."""
+    if len(text) > MAX_MESSAGE:
+        half = MAX_MESSAGE // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half} characters ...] {text[-half:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _of_the_system(error: OSError) -> str:

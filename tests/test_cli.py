@@ -120,6 +120,15 @@ def test_a_message_that_says_nothing_names_its_class(capsys: pytest.CaptureFixtu
     assert ended(capsys, ValueError("res5")).startswith("error: ValueError: res5 (SMMCL_DEBUG=1")
 
 
+def test_a_message_is_short_and_printable_whatever_a_file_holds() -> None:
+    message = user_message(ValueError("a.yaml has the key \x1b[31m\u202e, which is none"))
+    assert message == r"a.yaml has the key \x1b[31m\u202e, which is none"
+    message = user_message(FileNotFoundError(f"a.yaml names {'x' * 9000}. Correct the path."))
+    assert message.startswith("a.yaml names xxx")
+    assert message.endswith("xxx. Correct the path.")
+    assert "xxx [... 7032 characters ...] xxx" in message
+
+
 def test_faults_of_the_program_keep_their_traceback() -> None:
     faults = (RuntimeError("a b"), AssertionError("Non-existent key: B"), TypeError("a b"))
     for error in (*faults, KeyError("res5"), KeyError()):
