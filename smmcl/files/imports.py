@@ -27,7 +27,8 @@ def import_own(names: Sequence[str], *, source: str, is_trusted: bool) -> None:
         source: of the names, for errors.
         is_trusted: the user named them; they are remembered, and may stand in checkpoints.
     """
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, list | tuple)
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{source} sets IMPORTS to {names!r}. Give a list of modules or files.")
     for name in names:
         mark = _mark(name, source)

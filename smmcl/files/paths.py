@@ -17,6 +17,14 @@ def check_regular(path: str | Path, *, role: str, hint: str = "") -> None:
         )
 
 
+def without_home(path: str | Path) -> Path:
+    """A path whose ~ is a folder; that of a user who does not exist stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def relative_path(name: str, *, source: str) -> str:
     """Returns a relative POSIX path in its shortest form, or raises if it may leave its folder.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from smmcl.files.paths import without_home
+
 BASE_KEY = "_BASE_"
 MAX_LENGTH = 1 << 17  # characters of a file, with its aliases written out
 MAX_DEPTH = 32  # of lists and mappings in each other
@@ -101,7 +103,7 @@ def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[
         path: of the file.
         above: the files that led to it.
     """
-    path = Path(path).expanduser()
+    path = without_home(path)
     if path.resolve() in above:
         raise ValueError(f"{path} is based on itself. Correct the {BASE_KEY} of {above[-1]}.")
     facts = as_keys(read_yaml(path), path)
@@ -110,7 +112,12 @@ def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or "://" in base:
             raise ValueError(f"{path} has the {BASE_KEY} {base!r}. Name a file on this machine.")
-        below = path.parent / Path(base).expanduser()
+        below = path.parent / without_home(base)
+        if not below.is_file():
+            raise FileNotFoundError(
+                f"{path} has the {BASE_KEY} {base!r}, but {below} does not exist or is not a file. "
+                "Correct the path."
+            )
         layers += read_layers(below, above=(*above, path.resolve()))
         if len(layers) >= MAX_FILES:
             raise ValueError(f"{path} is based on {MAX_FILES} files or more. Put them together.")

@@ -94,12 +94,21 @@ def test_bases_are_merged_and_their_number_is_bounded(tmp_path: pathlib.Path) ->
         read_layers(write("far.yaml", "_BASE_: https://example.com/a.yaml"))
 
 
+@pytest.mark.parametrize("base", ["gone.yaml", "/dev/zero", "~nobody-here/a.yaml", "."])
+def test_a_base_that_is_no_file_is_told_with_the_file_that_names_it(tmp_path, base: str) -> None:
+    (tmp_path / "leaf.yaml").write_text(f"_BASE_: {base}")
+    with pytest.raises(FileNotFoundError, match=rf"leaf\.yaml has the _BASE_ '{base}', but"):
+        read_layers(tmp_path / "leaf.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("[1, 2]", "has no keys: it holds a list"),
         ("MODEL: {1: 2}", "has the key 1 in MODEL, which is not a text"),
         ("SEED: 2020-01-01", "has a date in SEED"),
+        ("IMPORTS: true", "sets IMPORTS to True. Give a list"),
+        ("IMPORTS: {a: 1}", "sets IMPORTS to {'a': 1}. Give a list"),
         ("VERSION: 9", "is of VERSION 9, not 2"),
     ],
 )
