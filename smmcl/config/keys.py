@@ -54,8 +54,13 @@ def _add_input(cfg: CfgNode) -> None:
     _C.INPUT.CORRUPTION = CfgNode()
     _C.INPUT.CORRUPTION.PROBABILITY = 0.0
     _C.INPUT.CORRUPTION.NAMES = ["missing"]
-    # An ablation at test: "swap" gives each pair the auxiliary image of another pair, "" is off.
-    # The drop in score shows how much the model uses the auxiliary image.
+    # Which image of a pair to corrupt: "either" (drawn), "visible" or "auxiliary".
+    _C.INPUT.CORRUPTION.IMAGE = "either"
+    # Make the three changes above at test, too; what they draw then depends on the pair alone.
+    _C.INPUT.CHANGED_AT_TEST = False
+    # Controls of how much the model uses the auxiliary image: "swap" gives each pair that of
+    # another pair, at test alone; "visible" replaces it by a copy of the visible image and "noise"
+    # by uniform noise, in training and at test. "" is off.
     _C.INPUT.AUXILIARY_ABLATION = ""
 
 

@@ -174,10 +174,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> Wat
     records = _records([dataset_name])
     if cfg.INPUT.AUXILIARY_ABLATION == "swap":
         records = swap_auxiliary(records)
-    elif cfg.INPUT.AUXILIARY_ABLATION:
-        raise ValueError(
-            f"INPUT.AUXILIARY_ABLATION is {cfg.INPUT.AUXILIARY_ABLATION!r}. Set it to '' or 'swap'."
-        )
     num_workers = cfg.DATALOADER.NUM_WORKERS
     pairs = Pairs(records, mapper=mapper, num_workers=num_workers)
     loader = build_detection_test_loader(pairs, mapper=None, num_workers=num_workers)
@@ -188,11 +184,6 @@ def swap_auxiliary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Gives each pair the auxiliary image of the pair half a dataset away, never its own."""
     if len(records) < 2:
         raise ValueError("swapping auxiliary images needs 2 pairs or more; the dataset has 1.")
-    if "auxiliary_file_name" not in records[0]:
-        raise ValueError(
-            "INPUT.AUXILIARY_ABLATION is 'swap' but the dataset has visible images alone. "
-            "Set it to ''."
-        )
     half = len(records) // 2
     donors = [*records[half:], *records[:half]]
     return [

@@ -5,6 +5,7 @@ Shape shorthand in this module:
 """
 
 import logging
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from smmcl.data.geometry import draw_geometry
 from smmcl.data.reader import PairReader, check_same_size
 
 AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
+ABLATIONS = ("", "swap", "visible", "noise")
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,8 @@ class MultiModalDatasetMapper:
     """Maps a record of the catalog to what the model takes.
 
     In training each draw is a function of (seed, position in the sample stream), so it does not
-    depend on processes, workers or restarts. At test nothing is drawn, nothing is resized, and
-    the label is left to the evaluator.
+    depend on processes, workers or restarts. At test nothing is resized, the label is left to the
+    evaluator, and what is drawn, if anything, is a function of (seed, image id).
     """
 
     @configurable
@@ -42,6 +44,7 @@ class MultiModalDatasetMapper:
         flip_probability: float,
         seed: int,
         appearance: Sequence[Appearance] = (),
+        ablation: str = "",
     ) -> None:
         """
         Args:
@@ -51,7 +54,8 @@ class MultiModalDatasetMapper:
             scales: factors of the random resize before the crop.
             flip_probability: of a left-right flip.
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
-            appearance: random changes of the images after the geometry, in training.
+            appearance: random changes of the images, in training after the geometry.
+            ablation: one of `ABLATIONS`; the loader swaps, the others are made here.
         """
         self.is_train = is_train
         self.reader = reader
@@ -60,6 +64,7 @@ class MultiModalDatasetMapper:
         self.flip_probability = flip_probability
         self.seed = seed % 2**32
         self.appearance = tuple(appearance)
+        self.ablation = ablation
         self.has_drawn = False  # a position
 
     @classmethod
@@ -74,18 +79,21 @@ class MultiModalDatasetMapper:
                 f"INPUT.AUXILIARY_FORMAT is {cfg.INPUT.AUXILIARY_FORMAT!r}. "
                 f"Set it to one of {', '.join(AUXILIARY_CHANNELS)}."
             )
+        reader = PairReader.of(
+            metadata,
+            channel_order=cfg.INPUT.FORMAT,
+            channels=AUXILIARY_CHANNELS[cfg.INPUT.AUXILIARY_FORMAT],
+        )
+        _check_ablation(cfg, reader)
         return {
             "is_train": is_train,
-            "reader": PairReader.of(
-                metadata,
-                channel_order=cfg.INPUT.FORMAT,
-                channels=AUXILIARY_CHANNELS[cfg.INPUT.AUXILIARY_FORMAT],
-            ),
+            "reader": reader,
             "crop_size": cfg.INPUT.CROP_SIZE,
             "scales": cfg.INPUT.SCALES,
             "flip_probability": cfg.INPUT.FLIP,
             "seed": cfg.SEED,
-            "appearance": build_appearance(cfg),
+            "appearance": build_appearance(cfg) if is_train or cfg.INPUT.CHANGED_AT_TEST else (),
+            "ablation": cfg.INPUT.AUXILIARY_ABLATION,
         }
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +116,16 @@ class MultiModalDatasetMapper:
         record["valid_box"] = (0, 0, *visible.shape[:2])
         if self.is_train:
             visible, auxiliary = self._augment(record, visible, auxiliary)
-        return {**record, **self.tensors(visible, auxiliary)}
+        elif self.appearance:
+            visible, auxiliary = self._change(visible, auxiliary, self._generator(record))
+        tensors = self.tensors(visible, auxiliary)
+        if self.ablation == "visible":
+            tensors["auxiliary"] = tensors["image"]
+        elif self.ablation == "noise":
+            size = tuple(tensors["auxiliary"].shape)
+            noise = self._generator(record).integers(256, size=size, dtype=np.uint8)
+            tensors["auxiliary"] = torch.from_numpy(noise)
+        return {**record, **tensors}
 
     def tensors(self, visible: np.ndarray, auxiliary: np.ndarray | None) -> dict[str, Tensor]:
         """The model's "image" (3, H, W) and, if any, "auxiliary" (A, H, W) of images as read."""
@@ -135,7 +152,7 @@ class MultiModalDatasetMapper:
         """Moves images and label by one geometry, changes their looks; adds what training needs."""
         label = self.reader.label(record)
         check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
-        generator = np.random.default_rng((self.seed, record["position"]))
+        generator = self._generator(record)
         geometry = draw_geometry(
             generator,
             size=label.shape,
@@ -148,15 +165,44 @@ class MultiModalDatasetMapper:
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
         visible = geometry.apply(visible, fill=0)
-        if auxiliary is None:  # the changes take pairs: a blank one stands in
-            other = np.zeros((*visible.shape[:2], 1), dtype=np.uint8)
-        else:
-            other = geometry.apply(auxiliary, fill=0, has_gaps=self.reader.has_gaps)
+        if auxiliary is not None:
+            auxiliary = geometry.apply(auxiliary, fill=0, has_gaps=self.reader.has_gaps)
+        return self._change(visible, auxiliary, generator)
+
+    def _change(
+        self, visible: np.ndarray, auxiliary: np.ndarray | None, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Changes the looks of the images; they take pairs, so a blank one may stand in."""
+        blank = np.zeros((*visible.shape[:2], 1), dtype=np.uint8)
+        other = blank if auxiliary is None else auxiliary
         for change in self.appearance:
             visible, other = change(visible, other, generator)
         return visible, None if auxiliary is None else other
+
+    def _generator(self, record: dict[str, Any]) -> np.random.Generator:
+        """The generator of a sample: by its position in training, else by its image."""
+        if self.is_train:
+            return np.random.default_rng((self.seed, record["position"]))
+        return np.random.default_rng((self.seed, zlib.crc32(str(record["image_id"]).encode())))
 
 
 def channels_first(image: np.ndarray) -> Tensor:
     """A copy of an image (H, W, C), as (C, H, W)."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def _check_ablation(cfg: CfgNode, reader: PairReader) -> None:
+    ablation, form = cfg.INPUT.AUXILIARY_ABLATION, cfg.INPUT.AUXILIARY_FORMAT
+    if ablation not in ABLATIONS:
+        known = ", ".join(map(repr, ABLATIONS))
+        raise ValueError(f"INPUT.AUXILIARY_ABLATION is {ablation!r}. Set it to one of {known}.")
+    if ablation and reader.format is None:
+        raise ValueError(
+            f"INPUT.AUXILIARY_ABLATION is {ablation!r} but the dataset has visible images alone. "
+            "Set it to ''."
+        )
+    if ablation == "visible" and form != "RGB":
+        raise ValueError(
+            f"INPUT.AUXILIARY_ABLATION is 'visible', which gives 3 channels, but "
+            f"INPUT.AUXILIARY_FORMAT is {form!r}. Set that to 'RGB'."
+        )

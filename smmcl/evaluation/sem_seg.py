@@ -21,6 +21,7 @@ from smmcl.d2 import (
     get_event_storage,
     has_event_storage,
 )
+from smmcl.data.appearance.photometric import build_appearance
 from smmcl.data.datasets.build import check_labels
 from smmcl.data.reader import PairReader
 from smmcl.evaluation.confusion import count_confusion, explain_rule, score
@@ -200,8 +201,14 @@ def _state_inference(cfg: CfgNode) -> dict[str, str]:
         "sum": f"of {augmented.SUM}" if has_several else "none, one forward a pair",
         "precision": f"mixed, {cfg.SOLVER.AMP.DTYPE}" if cfg.TEST.AMP else "float32",
         "auxiliary image": cfg.INPUT.AUXILIARY_ABLATION or "the pair's own",
+        "images": _state_changes(cfg),
         "checkpoint": _state_checkpoint(cfg),
     }
+
+
+def _state_changes(cfg: CfgNode) -> str:
+    changes = build_appearance(cfg) if cfg.INPUT.CHANGED_AT_TEST else ()
+    return "; ".join(map(str, changes)) or "as stored"
 
 
 def _state_checkpoint(cfg: CfgNode) -> str:

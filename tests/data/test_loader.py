@@ -130,12 +130,6 @@ def test_swap_reaches_the_test_loader(config):
     assert "000_" in first["file_name"]
 
 
-def test_unknown_ablation(config):
-    cfg = config("INPUT.AUXILIARY_ABLATION", "noise")
-    with pytest.raises(ValueError, match=r"INPUT\.AUXILIARY_ABLATION is 'noise'"):
-        build_test_loader(cfg, cfg.DATASETS.TEST[0], mapper=identity)
-
-
 def test_empty_dataset(config):
     with pytest.raises(ValueError, match="hold no pair"):
         build_train_loader(config(num_pairs=0), mapper=identity)

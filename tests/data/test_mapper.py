@@ -1,5 +1,7 @@
 """The mapper: what reaches the model, from which draws, and what a run refuses."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -178,8 +180,61 @@ def test_appearance_changes_neither_geometry_nor_views(record):
     assert sum(changed) == 1
 
 
-def test_appearance_is_for_training(record):
-    lost = make_mapper(is_train=False, appearance=[ModalityCorruption(1.0, ("missing",))])
-    plain = make_mapper(is_train=False)
+@pytest.fixture
+def config(registered_pairs):
+    def build(*overrides):
+        names = (registered_pairs(),)
+        sets = ["DATASETS.TRAIN", names, "DATASETS.TEST", names, "INPUT.CROP_SIZE", [32, 32]]
+        return build_config(overrides=[*sets, *overrides])
+
+    return build
+
+
+def test_appearance_is_for_training_unless_the_config_says_otherwise(config, record):
+    change = ("INPUT.CORRUPTION.PROBABILITY", 1.0, "INPUT.CORRUPTION.NAMES", ["noise"],
+              "INPUT.CORRUPTION.IMAGE", "auxiliary")  # fmt: skip
+    plain, training, always, again = (
+        MultiModalDatasetMapper(config(*keys), is_train=False)(record)
+        for keys in ((), change, *[(*change, "INPUT.CHANGED_AT_TEST", True)] * 2)
+    )
     for key in ("image", "auxiliary"):
-        assert torch.equal(lost(record)[key], plain(record)[key])
+        assert torch.equal(training[key], plain[key])
+        assert torch.equal(always[key], again[key])
+    assert torch.equal(always["image"], plain["image"])
+    assert not torch.equal(always["auxiliary"], plain["auxiliary"])
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_ablations_replace_the_auxiliary_image(config, record, is_train):
+    names = ("", "visible", "noise", "swap")
+    plain, copied, noise, swapped = (
+        MultiModalDatasetMapper(config("INPUT.AUXILIARY_ABLATION", name), is_train=is_train)(
+            {**record, "position": 3}
+        )
+        for name in names
+    )
+    for sample in (copied, noise, swapped):
+        assert torch.equal(sample["image"], plain["image"])
+        assert sample["auxiliary"].shape == plain["auxiliary"].shape
+    assert torch.equal(copied["auxiliary"], plain["image"])
+    assert torch.equal(swapped["auxiliary"], plain["auxiliary"])  # the loader exchanges the files
+    values = noise["auxiliary"].float()
+    assert values.min() < 10
+    assert values.max() > 245
+    assert abs(values.mean() - 127.5) < 6  # of 3072 draws or more the mean spreads by 1.3
+
+
+def test_noise_differs_from_sample_to_sample(config, record):
+    mapper = MultiModalDatasetMapper(config("INPUT.AUXILIARY_ABLATION", "noise"), is_train=False)
+    one, same, other = (mapper({**record, "image_id": name})["auxiliary"] for name in "aab")
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_ablations_that_cannot_be_made(config):
+    for keys, words in (
+        (("noize",), "is 'noize'. Set it to one of '', 'swap', 'visible', 'noise'"),
+        (("visible", "INPUT.AUXILIARY_FORMAT", "L"), "3 channels, but INPUT.AUXILIARY_FORMAT"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            MultiModalDatasetMapper(config("INPUT.AUXILIARY_ABLATION", *keys), is_train=True)

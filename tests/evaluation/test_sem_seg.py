@@ -150,6 +150,9 @@ def test_protocol_of_windows_scales_and_mirror_images():
     plain = _state_inference(build_config("Base-SMMCL.yaml"))
     assert (plain["window"], plain["scales"], plain["flip"]) == ("whole image", "1", "no")
     assert plain["sum"] == "none, one forward a pair"
+    assert plain["images"] == "as stored"
+    dark = ["INPUT.LOW_LIGHT.PROBABILITY", 0.5, "INPUT.CHANGED_AT_TEST", True]
+    assert "LowLight(probability=0.5" in _state_inference(build_config(overrides=dark))["images"]
 
 
 def test_in_training_the_checkpoint_is_the_iteration():

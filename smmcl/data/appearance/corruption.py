@@ -19,6 +19,8 @@ NOISE_STD = (8, 16, 24, 36, 50)
 BLUR_STD = (1.0, 1.5, 2.5, 4.0, 6.0)  # pixels
 SHIFT = (1, 2, 4, 8, 16)  # pixels
 OVER_EXPOSURE = (1.3, 1.6, 2.0, 3.0, 4.0)  # factor on the values
+HOLE = 16  # side of a patch in pixels
+HOLE_SHARE = (0.1, 0.25, 0.5, 0.75, 0.9)
 UNDER_EXPOSURE = (0.6, 0.4, 0.25, 0.12, 0.06)
 
 
@@ -54,6 +56,14 @@ def under_expose(image: np.ndarray, severity: int, generator: np.random.Generato
     return _like(image, np.rint(darker))
 
 
+def make_holes(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
+    """Sets random patches to 0, as a depth camera leaves them; together a share of the image."""
+    rows, columns = (-(-side // HOLE) for side in image.shape[:2])
+    is_hole = generator.random((rows, columns)) < HOLE_SHARE[severity - 1]
+    mask = is_hole.repeat(HOLE, 0).repeat(HOLE, 1)[: image.shape[0], : image.shape[1]]  # (H, W)
+    return np.where(mask[..., None], 0, image).astype(image.dtype)
+
+
 def lose(image: np.ndarray, severity: int, generator: np.random.Generator) -> np.ndarray:
     """Returns zeros: the sensor is dead, at any severity."""
     return np.zeros_like(image)
@@ -66,6 +76,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "over_exposure": over_expose,
     "under_exposure": under_expose,
     "missing": lose,
+    "holes": make_holes,
 }
 
 

@@ -17,6 +17,7 @@ from smmcl.data.appearance.corruption import CORRUPTIONS, SEVERITIES
 Pair = tuple[np.ndarray, np.ndarray]
 Appearance = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
 
+IMAGES = {"visible": 1.0, "either": 0.5, "auxiliary": 0.0}  # probability of the visible one
 GRAY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
 
 
@@ -75,12 +76,17 @@ class LowLight:
 
 @dataclass(frozen=True)
 class ModalityCorruption:
-    """Corrupts one image of the pair, now the visible, now the auxiliary one."""
+    """Corrupts one image of the pair."""
 
     probability: float
     names: tuple[str, ...]  # of the corruptions to choose from; "missing" is the image's loss
+    image: str = "either"  # or "visible" or "auxiliary"
 
     def __post_init__(self) -> None:
+        if self.image not in IMAGES:
+            raise ValueError(
+                f"INPUT.CORRUPTION.IMAGE is {self.image!r}. Set it to one of {', '.join(IMAGES)}."
+            )
         if unknown := sorted(set(self.names) - set(CORRUPTIONS)):
             raise ValueError(
                 f"{', '.join(unknown)}: no such corruption. Choose from {', '.join(CORRUPTIONS)}."
@@ -94,7 +100,7 @@ class ModalityCorruption:
             return visible, auxiliary
         corrupt = CORRUPTIONS[self.names[generator.integers(len(self.names))]]
         severity = int(generator.choice(SEVERITIES))
-        if which < 0.5:
+        if which < IMAGES[self.image]:
             return corrupt(visible, severity, generator), auxiliary
         return visible, corrupt(auxiliary, severity, generator)
 
@@ -108,7 +114,11 @@ def build_appearance(cfg: CfgNode) -> list[Appearance]:
         changes.append(LowLight(cfg.INPUT.LOW_LIGHT.PROBABILITY))
     if cfg.INPUT.CORRUPTION.PROBABILITY:
         changes.append(
-            ModalityCorruption(cfg.INPUT.CORRUPTION.PROBABILITY, tuple(cfg.INPUT.CORRUPTION.NAMES))
+            ModalityCorruption(
+                cfg.INPUT.CORRUPTION.PROBABILITY,
+                tuple(cfg.INPUT.CORRUPTION.NAMES),
+                cfg.INPUT.CORRUPTION.IMAGE,
+            )
         )
     return changes
 

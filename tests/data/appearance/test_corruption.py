@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from smmcl.data.appearance.corruption import CORRUPTIONS, SEVERITIES, SHIFT
+from smmcl.data.appearance.corruption import CORRUPTIONS, HOLE, HOLE_SHARE, SEVERITIES, SHIFT
 
 GRADED = [name for name in CORRUPTIONS if name not in ("missing",)]
 
@@ -47,6 +47,16 @@ def test_values_by_hand():
     assert CORRUPTIONS["over_exposure"](image, 3, rng).ravel().tolist() == [20, 200, 255]
     assert CORRUPTIONS["under_exposure"](image, 5, rng).ravel().tolist() == [1, 6, 12]
     assert CORRUPTIONS["missing"](image, 1, rng).ravel().tolist() == [0, 0, 0]
+
+
+def test_holes_are_patches_of_a_share():
+    image = np.full((640, 640, 3), 9, np.uint8)
+    for severity, share in enumerate(HOLE_SHARE, 1):
+        holed = CORRUPTIONS["holes"](image, severity, np.random.default_rng(0))
+        patches = holed.reshape(640 // HOLE, HOLE, 640 // HOLE, HOLE, 3).swapaxes(1, 2)
+        lost = (patches == 0).all((2, 3, 4))
+        assert ((patches == 9).all((2, 3, 4)) | lost).all()
+        assert abs(lost.mean() - share) < 0.05  # of 1600 patches, where one deviation is 0.0125
 
 
 def test_shift_moves_by_its_distance_and_repeats_the_border():

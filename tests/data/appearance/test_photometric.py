@@ -80,6 +80,19 @@ def test_corruption_touches_one_image_and_each_in_its_turn(pair):
     assert 70 < hits.count((True, False)) < 130
 
 
+@pytest.mark.parametrize("image", ["visible", "auxiliary"])
+def test_corruption_of_a_named_image(pair, image):
+    change = ModalityCorruption(1.0, ("missing",), image)
+    for seed in range(20):
+        visible, auxiliary = change(*pair, np.random.default_rng(seed))
+        assert (not visible.any(), not auxiliary.any()) == (image == "visible", image != "visible")
+
+
+def test_corruption_of_an_unknown_image():
+    with pytest.raises(ValueError, match=r"CORRUPTION\.IMAGE is 'depth'.*visible, either, aux"):
+        ModalityCorruption(1.0, ("missing",), "depth")
+
+
 def test_unknown_corruption():
     with pytest.raises(ValueError, match=r"fog: no such corruption.*blur"):
         ModalityCorruption(1.0, ("fog", "blur"))
