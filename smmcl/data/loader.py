@@ -184,6 +184,11 @@ def swap_auxiliary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Gives each pair the auxiliary image of the pair half a dataset away, never its own."""
     if len(records) < 2:
         raise ValueError("swapping auxiliary images needs 2 pairs or more; the dataset has 1.")
+    if "auxiliary_file_name" not in records[0]:
+        raise ValueError(
+            "INPUT.AUXILIARY_ABLATION is 'swap' but the dataset has visible images alone. "
+            "Set it to ''."
+        )
     half = len(records) // 2
     donors = [*records[half:], *records[:half]]
     return [
