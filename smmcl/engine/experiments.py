@@ -113,13 +113,14 @@ class Experiments:
                 return self._process(job, "evaluate_robustness", options)
             options = ["--eval-only", *job.options(*overrides, *weights, folder=place)]
             return self._process(job, "train_net", options)
-        record, start = {**job.record(), "config": flat(job.config())}, time.monotonic()
+        record, start = job.record(), time.monotonic()
         session = {**circumstances(), "seconds": 0.0}
-        job.folder.mkdir(parents=True, exist_ok=True)
+        record = {**record, "config": flat(job.config()),
+                  "sessions": [*record["sessions"], session]}  # fmt: skip
         job.note(record)
         status = self._process(job, "train_net", ["--resume", *job.options()])
         session["seconds"] = time.monotonic() - start
-        job.note({**record, "sessions": [*record["sessions"], session], "done": status == 0})
+        job.note({**record, "done": status == 0})
         return status
 
     def _process(self, job: Job, tool: str, options: Sequence[str]) -> int:
