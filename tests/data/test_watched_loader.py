@@ -64,7 +64,6 @@ def test_a_death_is_raised_where_a_batch_is_awaited_and_nowhere_else() -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_slow_file_is_told_once(num_workers, monkeypatch, caplog, tmp_path) -> None:
     monkeypatch.setattr(watched_loader, "TICK", 0.05)
-    monkeypatch.setattr(watched_loader, "PATIENCE", 0.2)
     caplog.set_level(logging.WARNING, "smmcl")
     told = threading.Event()
     monkeypatch.setattr(watched_loader.logger, "warning", _and_set(told, watched_loader.logger))
@@ -77,7 +76,13 @@ def test_a_slow_file_is_told_once(num_workers, monkeypatch, caplog, tmp_path) ->
 
     waiter = threading.Thread(target=lambda: (told.wait(60), time.sleep(0.5), go_on.touch()))
     waiter.start()
-    names = [record["file_name"] for record in load(slow, num_workers=num_workers)]
+    loader = load(slow, num_workers=num_workers)
+    batches = iter(loader)
+    names = [next(batches)["file_name"] for _ in range(2)]
+    while num_workers and loader.pairs.reading[0] != 2:
+        time.sleep(0.01)
+    monkeypatch.setattr(watched_loader, "PATIENCE", 0.2)  # not before the slow file is being read
+    names += [record["file_name"] for record in batches]
     waiter.join()
     assert names == [f"{i}.png" for i in range(6)]
     (text,) = [record.getMessage() for record in caplog.records]
