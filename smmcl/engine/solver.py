@@ -1,8 +1,9 @@
-"""The optimizer and the schedule: AdamW groups, then warm-up and polynomial decay."""
+"""The optimizer and the schedule: AdamW groups, then warm-up and decay."""
 
 import torch
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
+    CosineParamScheduler,
     LinearParamScheduler,
     ParamScheduler,
     PolynomialDecayParamScheduler,
@@ -49,25 +50,40 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
-    """The schedule of `warmup_poly` over SOLVER.MAX_ITER iterations."""
-    schedule = warmup_poly(
-        max_iter=cfg.SOLVER.MAX_ITER,
-        warmup_iters=cfg.SOLVER.WARMUP_ITERS,
-        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
-        power=cfg.SOLVER.POLY_POWER,
-    )
+    """The schedule that SOLVER.LR_SCHEDULER_NAME names, over SOLVER.MAX_ITER iterations."""
+    warmup = {
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "warmup_iters": cfg.SOLVER.WARMUP_ITERS,
+        "warmup_factor": cfg.SOLVER.WARMUP_FACTOR,
+    }
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name == "WarmupPolyLR":
+        schedule = warmup_poly(**warmup, power=cfg.SOLVER.POLY_POWER)
+    elif name == "WarmupCosineLR":
+        schedule = warm_up(CosineParamScheduler(1.0, 0.0), **warmup)
+    else:
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME is {name!r}. Set it to 'WarmupPolyLR' or 'WarmupCosineLR'."
+        )
     return LRMultiplier(optimizer, multiplier=schedule, max_iter=cfg.SOLVER.MAX_ITER)
 
 
 def warmup_poly(
     *, max_iter: int, warmup_iters: int, warmup_factor: float, power: float
 ) -> ParamScheduler:
-    """Linear from `warmup_factor` to 1 over the warm-up, then (1 - i / max_iter) ** power.
+    """Linear from `warmup_factor` to 1 over the warm-up, then (1 - i / max_iter) ** power."""
+    decay = PolynomialDecayParamScheduler(base_value=1.0, power=power)
+    return warm_up(decay, max_iter=max_iter, warmup_iters=warmup_iters, warmup_factor=warmup_factor)
+
+
+def warm_up(
+    decay: ParamScheduler, *, max_iter: int, warmup_iters: int, warmup_factor: float
+) -> ParamScheduler:
+    """Linear from `warmup_factor` to 1 over the warm-up, then `decay`.
 
     The decay counts from iteration 0, as the paper's does, so at the end of the warm-up it takes
     over a little below 1. Returns a function of progress i / max_iter in [0, 1).
     """
-    decay = PolynomialDecayParamScheduler(base_value=1.0, power=power)
     if warmup_iters == 0:
         return decay
     if not 0 < warmup_iters < max_iter:

@@ -189,8 +189,6 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
         is_gpu = cfg.MODEL.DEVICE.startswith("cuda")
         is_old = is_gpu and torch.cuda.get_device_capability(cfg.MODEL.DEVICE)[0] < 8
         name = "float16" if is_old else "bfloat16"
-    if name not in DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}. Set it to 'auto', {' or '.join(DTYPES)}.")
     return DTYPES[name]
 
 

@@ -107,6 +107,8 @@ def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[
     if path.resolve() in above:
         raise ValueError(f"{path} is based on itself. Correct the {BASE_KEY} of {above[-1]}.")
     facts = as_keys(read_yaml(path), path)
+    if not facts:
+        raise ValueError(f"{path} is empty. Give it keys, or name another file.")
     bases = facts.pop(BASE_KEY, [])
     layers: list[dict[str, Any]] = []
     for base in bases if isinstance(bases, list) else [bases]:
@@ -122,6 +124,26 @@ def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[
         if len(layers) >= MAX_FILES:
             raise ValueError(f"{path} is based on {MAX_FILES} files or more. Put them together.")
     return [*layers, facts]
+
+
+def find_line(path: str | Path, key: str) -> tuple[Path, int] | None:
+    """The file that sets a dotted key, itself or the last of its bases, and the line there."""
+    path = Path(path).expanduser()
+    node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
+    bases = as_keys(read_yaml(path), path).get(BASE_KEY, [])
+    line = None
+    for name in key.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [(key_node, value) for key_node, value in pairs if key_node.value == name]
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    else:
+        return path, line
+    for base in reversed(bases if isinstance(bases, list) else [bases]):
+        if place := find_line(path.parent / base, key):
+            return place
+    return None
 
 
 def as_keys(facts: Any, source: str | Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The mapper: what reaches the model, from which draws, and what a run refuses."""
 
-import re
-
 import numpy as np
 import pytest
 import torch
@@ -149,12 +147,6 @@ def test_training_sets_that_disagree(registered_pairs, fact):
         MultiModalDatasetMapper(cfg, True)
 
 
-def test_unknown_auxiliary_format(registered_pairs):
-    overrides = ["DATASETS.TRAIN", (registered_pairs(),), "INPUT.AUXILIARY_FORMAT", "HHA"]
-    with pytest.raises(ValueError, match=r"INPUT\.AUXILIARY_FORMAT is 'HHA'"):
-        MultiModalDatasetMapper(build_config(overrides=overrides), True)
-
-
 def test_training_set_that_holds_no_pairs():
     MetadataCatalog.get("boxes_train").set(thing_classes=["cup"])
     DatasetCatalog.register("boxes_train", list)
@@ -232,9 +224,6 @@ def test_noise_differs_from_sample_to_sample(config, record):
 
 
 def test_ablations_that_cannot_be_made(config):
-    for keys, words in (
-        (("noize",), "is 'noize'. Set it to one of '', 'swap', 'visible', 'noise'"),
-        (("visible", "INPUT.AUXILIARY_FORMAT", "L"), "3 channels, but INPUT.AUXILIARY_FORMAT"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(words)):
-            MultiModalDatasetMapper(config("INPUT.AUXILIARY_ABLATION", *keys), is_train=True)
+    cfg = config("INPUT.AUXILIARY_ABLATION", "visible", "INPUT.AUXILIARY_FORMAT", "L")
+    with pytest.raises(ValueError, match="3 channels, but INPUT.AUXILIARY_FORMAT"):
+        MultiModalDatasetMapper(cfg, is_train=True)

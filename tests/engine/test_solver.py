@@ -99,3 +99,17 @@ def test_first_step_has_the_first_rate() -> None:
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([schedule(i) for i in range(6)])
+
+
+def test_the_schedule_is_the_one_that_its_key_names() -> None:
+    keys = ["SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "4", "SOLVER.WARMUP_FACTOR", "0"]
+    rates = {}
+    for name in ("WarmupPolyLR", "WarmupCosineLR"):
+        optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+        cfg = build_config("Base-SMMCL.yaml", [*keys, "SOLVER.LR_SCHEDULER_NAME", name])
+        scheduler = build_lr_scheduler(cfg, optimizer)
+        for _ in range(10):
+            scheduler.step()
+        rates[name] = optimizer.param_groups[0]["lr"]
+    # Half of the run is over: 0.5 ** 0.9, and (1 + cos(pi / 2)) / 2.
+    assert rates == pytest.approx({"WarmupPolyLR": 0.5**0.9, "WarmupCosineLR": 0.5})

@@ -212,11 +212,6 @@ def test_a_gpu_that_is_not_there_becomes_the_cpu(
     assert cfg.MODEL.DEVICE == "cpu"
 
 
-def test_a_device_that_torch_does_not_know_is_refused(config: Callable, tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"MODEL\.DEVICE is 'gpu'\. Set it to cpu"):
-        config(tmp_path, "MODEL.DEVICE", "gpu")
-
-
 def test_an_unknown_dataset_is_answered_by_name(config, tmp_path) -> None:
     with pytest.raises(ValueError, match="no_such_set"):
         config(tmp_path, "DATASETS.TEST", "('no_such_set',)")

@@ -85,7 +85,7 @@ def test_bases_are_merged_and_their_number_is_bounded(tmp_path: pathlib.Path) ->
     assert as_config(read_layers(leaf), leaf) == tree
     with pytest.raises(ValueError, match="is based on itself"):
         read_layers(write("self.yaml", "_BASE_: self.yaml"))
-    write("0.yaml", "")
+    write("0.yaml", "A: 1")
     for i in range(1, 30):
         write(f"{i}.yaml", f"_BASE_: [{i - 1}.yaml, {i - 1}.yaml]")
     with pytest.raises(ValueError, match="is based on 32 files or more"):

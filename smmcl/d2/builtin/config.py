@@ -86,9 +86,9 @@ def _is_foreign_default(own: CfgNode, key: str, value: Any) -> bool:
     if _as_lists(CfgNode._decode_cfg_value(value)) == _as_lists(defaults[key]):
         return True
     raise ValueError(
-        f"{key} is {value}. The embedded engine has no such key and accepts only Detectron2's "
-        f"default, {defaults[key]}. Remove the key, or run with Detectron2 "
-        "(SMMCL_ENGINE=detectron2)."
+        f"{key} is {value}, but nothing in the embedded engine reads it, so only Detectron2's "
+        f"default, {defaults[key]}, is accepted. Remove the key, or run with Detectron2 if a part "
+        "of it does (SMMCL_ENGINE=detectron2)."
     )
 
 
