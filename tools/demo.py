@@ -174,6 +174,8 @@ def draw_all(predictor: Predictor, *, args: argparse.Namespace, writers: Any) ->
             bar.update()
             if args.json:
                 print(json.dumps(entry, default=str), flush=True)
+    if skipped and not seconds:
+        raise SystemExit(f"error: none of {skipped} pairs could be predicted")
     if args.json:
         return
     rate = len(seconds) / max(time.perf_counter() - start, 1e-9)

@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from smmcl.files.paths import check_regular
+
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
 CODEC_ERROR = 8  # steps of 255 by which the channels of a gray video may differ
 
@@ -21,11 +23,12 @@ def is_video(place: str | Path | None) -> bool:
 
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:
     """Yields the frames of a video, (H, W, 3) uint8 RGB; a gray one has three equal channels."""
+    check_regular(path, role="video", hint="Check the path.")
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise ValueError(
-            f"video {path} does not exist, or is damaged or none that OpenCV can open. Check the "
-            "path, or fetch the file again."
+            f"video {path} is damaged, or none that OpenCV can open. Fetch the file again, or "
+            "convert it."
         )
     announced, count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
     try:
@@ -83,6 +86,7 @@ class VideoWriter:
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, ::-1]
         if self._writer is None:
             code = cv2.VideoWriter_fourcc(*"mp4v")
+            self.path.open("wb").close()  # an error says why it cannot be written; OpenCV is silent
             self._writer = cv2.VideoWriter(str(self.path), code, self.rate, frame.shape[1::-1])
         self._writer.write(np.ascontiguousarray(frame))
 

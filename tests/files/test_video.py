@@ -1,5 +1,6 @@
 """Videos by hand: what is written is read again, and what is missing or cut short is named."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -36,8 +37,11 @@ def test_a_gray_video_has_one_channel_and_a_missing_one_is_none(tmp_path: pathli
 
 
 def test_a_video_that_is_missing_or_cut_short_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.mp4 does not exist, or is damaged"):
+    with pytest.raises(FileNotFoundError, match=r"video .*none\.mp4 does not exist"):
         next(read_frames(tmp_path / "none.mp4"))
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match=r"text\.mp4 is damaged, or none that OpenCV can open"):
+        next(read_frames(tmp_path / "text.mp4"))
     video, rng = VideoWriter(tmp_path / "whole.avi"), np.random.default_rng(0)
     for _ in range(20):
         video.write(rng.integers(0, 256, (96, 128, 3)).astype(np.uint8))
@@ -53,3 +57,16 @@ def test_a_video_that_is_missing_or_cut_short_is_named(tmp_path: pathlib.Path) -
 def test_what_is_a_video() -> None:
     assert is_video("a/b.MP4")
     assert not any(map(is_video, ("a.png", "folder", None)))
+
+
+def test_only_regular_files_are_videos(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening one waits for whoever writes into it
+    with pytest.raises(ValueError, match=r"video .*pipe\.mp4 is a folder, a pipe or a device"):
+        next(read_frames(tmp_path / "pipe.mp4"))
+
+
+def test_a_video_that_cannot_be_written_is_said(tmp_path: pathlib.Path) -> None:
+    video = VideoWriter(tmp_path / "folder.mp4")
+    video.path.mkdir()
+    with pytest.raises(OSError, match=r"folder\.mp4"):
+        video.write(np.zeros((32, 48, 3), np.uint8))

@@ -10,6 +10,7 @@ from PIL import Image
 from smmcl.d2 import DatasetCatalog
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.files.video import VideoWriter, read_frames
+from smmcl.inference.predictor import Predictor
 
 DATASET = "synthetic_night_val@64x96"
 
@@ -96,6 +97,34 @@ def test_a_damaged_pair_is_skipped_only_on_demand(call_tool, run_folder, tmp_pat
     assert "1 skipped" in done.out
     assert "b.png cannot be read" in done.err
     assert "c_panel.png" in written(tmp_path / "out")
+
+
+@pytest.mark.parametrize("json", [(), ("--json",)], ids=["text", "json"])
+def test_to_keep_going_with_nothing_done_is_a_failure(
+    call_tool, run_folder, tmp_path, json
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="none of 1 pairs could be predicted"):  # a text exits by 1
+        demo(call_tool, run_folder, tmp_path, "--input", tmp_path / "a.png", "--keep-going", *json)
+
+
+def test_an_interrupted_video_can_be_played(call_tool, run_folder, tmp_path, monkeypatch) -> None:
+    visible, auxiliary = (write_video(tmp_path / name, num=3) for name in ("v.mp4", "a.mp4"))
+    predict, calls = Predictor.predict, []
+
+    def interrupted(self: Predictor, inputs: list) -> list:
+        calls.append(inputs)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(self, inputs)
+
+    monkeypatch.setattr(Predictor, "predict", interrupted)
+    places = ("--visible", visible, "--auxiliary", auxiliary)
+    with pytest.raises(SystemExit) as leaving:
+        demo(call_tool, run_folder, tmp_path / "out", *places)
+    assert leaving.value.code == 130
+    for part in ("overlay", "panel"):
+        assert len(list(read_frames(tmp_path / f"out/v_{part}.mp4"))) == 2
 
 
 @pytest.mark.parametrize(
