@@ -7,7 +7,7 @@ OUTPUT ?= output/demo
 # Threads wait for each other a moment, then sleep: fast alone, harmless where others compute too.
 export GOMP_SPINCOUNT ?= 30000
 
-.PHONY: demo test test-all test-processors lint format clean
+.PHONY: demo test test-all test-processors soak lint format clean
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,11 @@ test-all: lint
 # As on processors without AVX-512 or AMX, with two threads, and by every Python that is here.
 test-processors: lint
 	$(PY) tests/processors.py
+
+# A training under faults, MINUTES long: killed, suspended, out of disk; and one without, for its weights.
+MINUTES ?= 120
+soak: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES)
 
 format: $(VENV)/ready
 	$(PY) -m ruff check --fix .

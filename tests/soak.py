@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Trains under a stream of faults for hours; the weights must be those of a run without any.
+
+    python tests/soak.py [MINUTES [SEED]]
+
+A quarter of the time goes to the run without faults, whose memory must stay flat. The second run is
+killed, signaled, suspended, left without disk space, workers or its newest checkpoint, and resumed
+after each, until it ends.
+"""
+
+import argparse
+import collections
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import torch
+
+from smmcl.cli import run
+from smmcl.engine.setup import setup
+from smmcl.engine.trainer import Trainer
+from smmcl.modeling.streams import mscan
+from smmcl.modeling.streams.base import register_sizes
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FAULTS = ("kill", "kill group", "terminate", "suspend", "kill worker", "cut newest", "fill disk")
+SIZE = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
+MAX_GROWTH = 0.05  # of the memory, between the second and the last quarter of a run
+Process = multiprocessing.process.BaseProcess
+
+
+def train(folder: pathlib.Path, iterations: int) -> None:
+    """Trains, on from the last checkpoint, as the leader of a process group."""
+    os.setsid()
+    log = (folder.parent / f"{folder.name}.log").open("a")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    torch.set_num_threads(1)
+    opts = [
+        "OUTPUT_DIR", str(folder), "MODEL.PAIR.VISIBLE.NAME", "soaked",
+        "MODEL.PAIR.AUXILIARY.NAME", "soaked", "MODEL.PAIR.VISIBLE.DROP_PATH_RATE", "0.2",
+        "DATASETS.TRAIN", "('synthetic_night_train@64x96',)", "INPUT.CROP_SIZE", "[32, 64]",
+        "DATASETS.TEST", "('synthetic_night_val@64x96',)", "INPUT.SCALES", "[0.75, 1.0]",
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "32",
+        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", str(iterations),
+        "SOLVER.WARMUP_ITERS", "10",
+        "SOLVER.CHECKPOINT_PERIOD", "20", "SOLVER.AVERAGE_DECAY", "0.99",
+        "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "1000",
+    ]  # fmt: skip
+    config = str(ROOT / "configs/synthetic_night.yaml")
+    args = argparse.Namespace(config_file=config, opts=opts, eval_only=False, resume=True)
+
+    def main() -> None:
+        trainer = Trainer(setup(args))
+        trainer.resume_or_load(resume=True)
+        trainer.train()
+
+    run(main)
+
+
+def start(folder: pathlib.Path, iterations: int) -> Process:
+    """Trains in a process that is forked, so that a start does not cost the imports."""
+    child = multiprocessing.get_context("fork").Process(target=train, args=(folder, iterations))
+    child.start()
+    return child
+
+
+def memory(pid: int) -> float:
+    """MiB of a process that are in memory; 0 once it has ended."""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return 0.0
+
+
+def workers(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        tasks = pathlib.Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+    return []
+
+
+def checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob("model_0*.pth"))
+
+
+def ending(child: Process, folder: pathlib.Path) -> str:
+    log = (folder.parent / f"{folder.name}.log").read_text(errors="replace")
+    return f"the run ended by {child.exitcode}:\n{log[-3000:]}"
+
+
+def run_alone(folder: pathlib.Path, iterations: int) -> list[float]:
+    """Trains without a fault; returns its memory, in MiB every second."""
+    child, used = start(folder, iterations), []
+    while child.is_alive():
+        child.join(timeout=1)
+        used.append(memory(child.pid))
+    assert child.exitcode == 0, f"without a fault, {ending(child, folder)}"
+    return [mib for mib in used if mib]
+
+
+def strike(fault: str, child: Process, folder: pathlib.Path, moments: random.Random) -> None:
+    """Does something to a run; all but "suspend" end it."""
+    if fault == "suspend":
+        os.killpg(child.pid, signal.SIGSTOP)
+        time.sleep(moments.uniform(0.5, 5))
+        os.killpg(child.pid, signal.SIGCONT)
+        return
+    if fault == "kill worker":
+        os.kill(moments.choice(workers(child.pid)), signal.SIGKILL)
+    elif fault == "terminate":
+        os.killpg(child.pid, signal.SIGTERM)
+    elif fault == "fill disk":
+        limit = moments.randrange(checkpoints(folder)[-1].stat().st_size)
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    elif fault == "kill group":
+        os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
+    child.join(timeout=120)
+    if child.is_alive():
+        os.killpg(child.pid, signal.SIGKILL)
+        raise AssertionError(f"after {fault!r} the run goes on")
+    expected = {"terminate": (143,), "kill worker": (2,), "fill disk": (2,)}.get(fault, (-9,))
+    assert child.exitcode in (*expected, 0), f"after {fault!r} {ending(child, folder)}"
+    if fault == "cut newest" and len(checkpoints(folder)) > 1:
+        newest = checkpoints(folder)[-1]
+        os.truncate(newest, moments.randrange(newest.stat().st_size))
+
+
+def run_with_faults(
+    folder: pathlib.Path, iterations: int, *, moments: random.Random, pause: float
+) -> Iterator[str]:
+    """Trains to the end through faults, and yields each as it happens."""
+    child, known = start(folder, iterations), set()
+    while child.exitcode != 0:
+        while child.is_alive() and not set(checkpoints(folder)) - known:
+            time.sleep(0.02)  # each start makes some way, or there would be no end
+        child.join(timeout=moments.uniform(0, pause))
+        fault = moments.choice(FAULTS)
+        if child.is_alive() and (fault != "kill worker" or workers(child.pid)):
+            with contextlib.suppress(ProcessLookupError):  # it may just have ended
+                strike(fault, child, folder, moments)
+                yield fault
+        elif not child.is_alive() and child.exitcode != 0:
+            raise AssertionError(f"without a fault, {ending(child, folder)}")
+        if not child.is_alive() and child.exitcode != 0:
+            known = set(checkpoints(folder))
+            child = start(folder, iterations)
+
+
+def main(minutes: float, seed: int) -> bool:
+    """Both runs; prints one line, and returns whether all was as it should be."""
+    register_sizes({"soaked": SIZE})(mscan.MSCAN)
+    began, moments = time.monotonic(), random.Random(seed)
+    with tempfile.TemporaryDirectory(prefix="smmcl_soak_") as name:
+        os.environ["DETECTRON2_DATASETS"] = name
+        whole, struck = (pathlib.Path(name) / part for part in ("whole", "struck"))
+        run_alone(pathlib.Path(name) / "pairs", 20)  # draws the pairs
+        at = time.monotonic()
+        run_alone(pathlib.Path(name) / "timed", 120)
+        rate = 120 / (time.monotonic() - at)
+        iterations = max(200, round(minutes * 60 / 4 * rate))
+        used = run_alone(whole, iterations)
+        quarter = len(used) // 4
+        early, late = map(statistics.median, (used[quarter : 2 * quarter], used[-quarter:]))
+        counts = collections.Counter(
+            run_with_faults(struck, iterations, moments=moments, pause=min(15, minutes * 60 / 60))
+        )
+        ends = [torch.load(path / "model_final.pth", weights_only=True) for path in (whole, struck)]
+    a, b = (end["model"] | end["trainer"]["hooks"]["WeightAverage"] for end in ends)
+    are_equal = a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    is_flat = late <= early * (1 + MAX_GROWTH)
+    print(
+        f"soak: {(time.monotonic() - began) / 60:.1f} min, {iterations} iterations, seed {seed}, "
+        f"{counts.total()} faults ({', '.join(f'{n} {c}' for n, c in sorted(counts.items()))}); "
+        f"weights {'equal' if are_equal else 'DIFFER'}; memory {early:.0f} MiB, then {late:.0f} "
+        f"({'flat' if is_flat else 'GROWS'})"
+    )
+    return are_equal and is_flat
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="?", default=120)
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    try:
+        sys.exit(not main(**vars(parser.parse_args())))
+    finally:
+        for left in multiprocessing.active_children():  # Ctrl-C does not reach their group
+            os.killpg(left.pid, signal.SIGKILL)
