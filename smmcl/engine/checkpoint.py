@@ -2,7 +2,6 @@
 
 import logging
 import pathlib
-import zipfile
 from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any
@@ -13,9 +12,10 @@ from torch import nn
 import smmcl
 from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
 from smmcl.data.alignment import Alignment
+from smmcl.data.datasets.keys import check_facts
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.engine.run_folder import RESUMABLE
-from smmcl.files.archive import is_sound
+from smmcl.files.archive import is_archive, is_sound
 from smmcl.files.atomic import atomic, partials, write_text
 from smmcl.files.yaml import as_keys, load_yaml
 from smmcl.weights.files import check_state, read_file
@@ -150,7 +150,12 @@ class RunCheckpointer(DetectionCheckpointer):
                 f"checkpoint {path} does not exist. Set MODEL.WEIGHTS to a .pth file, "
                 "or train first."
             )
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        except ValueError as error:
+            if not path or str(path) in str(error):
+                raise
+            raise ValueError(f"checkpoint {path}: {error}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_file(filename)  # the engines' own reading lets some files run code
@@ -230,7 +235,8 @@ def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
     Returns:
         "config" as YAML, "inputs" as `describe_inputs` makes them; none of a file of others.
     """
-    if not zipfile.is_zipfile(path) and pathlib.Path(path).suffix != ".safetensors":
+    path = pathlib.Path(path)
+    if not is_archive(path) and path.suffix != ".safetensors":
         return {}
     stored = read_file(str(path), is_mapped=True)
     _check_parts(stored, str(path))
@@ -250,11 +256,12 @@ def _check_parts(data: dict[str, Any], path: str) -> None:
             )
     if inputs := data.get("inputs"):
         try:
+            check_facts(inputs)
             if inputs["uses_auxiliary"] or inputs["auxiliary"] is not None:
                 AuxiliaryFormat(**inputs["auxiliary"])
             Alignment(**inputs.get("align", {}))
         except (TypeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} has inputs.auxiliary that do not fit: {error}.") from error
+            raise ValueError(f"{path} has inputs that do not fit: {error}.") from error
 
 
 def _advice(theirs: str, ours: str) -> str:

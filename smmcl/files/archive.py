@@ -1,10 +1,23 @@
 """Archives as torch writes them, checked whole before anything in them is read."""
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
 
-ZIP_ERRORS = (OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+START = b"PK\3\4"
+ZIP_ERRORS = (
+    *(OSError, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError, struct.error),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether there is a file that begins as an archive does, damaged or not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(START)) == START
 
 
 def check_archive(path: Path, *, name: str = "") -> None:

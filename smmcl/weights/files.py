@@ -14,13 +14,13 @@ import torch
 from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
 from torch import Tensor
 
-from smmcl.files.archive import check_archive
+from smmcl.files.archive import check_archive, is_archive
 from smmcl.files.arrays import load_arrays
 from smmcl.files.atomic import write_text
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".safetensors")
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
-ARCHIVE, PICKLE = b"PK\3\4", b"\x80"  # what files by torch of today and of before 2020 begin with
+PICKLE = b"\x80"  # what files by torch of before 2020 begin with
 MAX_REPEATED = 1 << 20  # bytes of a tensor that is a view of fewer
 WANTED = "Save a state dict: torch.save(model.state_dict(), 'weights.pth')."
 
@@ -39,9 +39,9 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     """
     local = local_file(path)
     with local.open("rb") as file:
-        start = file.read(len(ARCHIVE))
-    is_archive = start == ARCHIVE and local.suffix != ".pkl"
-    if is_archive:
+        start = file.read(4)
+    is_zip = is_archive(local) and local.suffix != ".pkl"
+    if is_zip:
         check_archive(local, name=path)
     if path.endswith(".safetensors") and not importlib.util.find_spec("safetensors"):
         raise ValueError(f"{path} needs the package safetensors: pip install safetensors")
@@ -50,10 +50,10 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
             data = load_arrays(local.read_bytes())
         elif path.endswith(".safetensors"):
             data = _read_safetensors(local)
-        elif is_archive or start[:1] == PICKLE:
+        elif is_zip or start[:1] == PICKLE:
             # timm's trainer keeps its arguments beside the weights.
             with torch.serialization.safe_globals([argparse.Namespace]):
-                data = torch.load(local, "cpu", weights_only=True, mmap=is_mapped and is_archive)
+                data = torch.load(local, "cpu", weights_only=True, mmap=is_mapped and is_zip)
         else:
             raise ValueError(f"it begins with {start!r}, as no file of weights does")
     except Exception as error:  # damaged and hostile files fail in a hundred ways

@@ -13,6 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from smmcl.d2 import MetadataCatalog
+from smmcl.data.datasets.build import register_facts
+from smmcl.data.format import ModelInputs
 from smmcl.engine.checkpoint import RunCheckpointer, read_facts
 from smmcl.weights.files import read_file, tensors_in
 
@@ -96,10 +99,11 @@ def test_a_folder_and_an_archive_of_another_kind(tmp_path: pathlib.Path) -> None
         ({"model": {}, "inputs": "RGB"}, "holds a str as inputs"),
         ({"model": {}, "inputs": INPUTS | {"stuff_classes": 3}}, r"a int as inputs\.stuff_classes"),
         ({"model": {}, "inputs": {"name": "x"}}, r"holds a NoneType as inputs\.format"),
-        (
-            {"model": {}, "inputs": INPUTS | {"auxiliary": {"x": 1}}},
-            r"inputs\.auxiliary that do no",
-        ),
+        ({"model": {}, "inputs": INPUTS | {"auxiliary": {"x": 1}}}, "inputs that do not fit"),
+        ({"model": {}, "inputs": INPUTS | {"stuff_classes": [1]}}, r"classes\[0\] is 1 \(int\)"),
+        ({"model": {}, "inputs": INPUTS | {"label_offset": torch.ones(2)}}, "inputs.label_offset"),
+        ({"model": {}, "inputs": INPUTS | {"stuff_colors": [[0, 0]]}}, "a color is needed"),
+        ({"model": {}, "inputs": INPUTS | {"align": [1]}}, "a mapping is needed"),
         ({"model": {}, "trainer": [1]}, "holds a list as trainer"),
         ({"model": {}, "trainer": {"hooks": 1}}, r"holds a int as trainer\.hooks"),
         ({"model": {}, "iteration": "9"}, "holds a str as iteration"),
@@ -107,7 +111,7 @@ def test_a_folder_and_an_archive_of_another_kind(tmp_path: pathlib.Path) -> None
 )
 def test_odd_structures_are_told_in_a_sentence(tmp_path, data: Any, said: str) -> None:
     torch.save(data, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=rf"a\.pth .*{said}"):
+    with pytest.raises(ValueError, match=rf"a\.pth(?s:.*){said}"):
         load(tmp_path / "a.pth")
     if isinstance(data, dict) and {"config", "inputs"} & set(data):
         with pytest.raises(ValueError, match=said):
@@ -197,3 +201,35 @@ def test_without_the_package_safetensors_its_line_is_given(tmp_path, monkeypatch
     (tmp_path / "a.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match="pip install safetensors"):
         read_file(str(tmp_path / "a.safetensors"))
+
+
+def test_what_fits_no_model_is_told_with_its_file(tmp_path: pathlib.Path) -> None:
+    torch.save({"model": {"other": torch.ones(1)}}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"checkpoint .*a\.pth: The checkpoint leaves 2"):
+        load(tmp_path / "a.pth")
+    torch.save({"model": nn.Linear(2, 1).state_dict(), "inputs": INPUTS}, tmp_path / "b.pth")
+    facts = ModelInputs([INPUTS | {"format": "BGR"}])
+    with pytest.raises(ValueError, match=r"checkpoint .*b\.pth: the model was trained on RGB"):
+        RunCheckpointer(nn.Linear(2, 1), inputs=facts).load(str(tmp_path / "b.pth"))
+
+
+@pytest.mark.parametrize("spoil", ["name of a part", "end of the archive"])
+def test_an_archive_whose_directory_is_torn_is_refused_by_name(tmp_path, spoil: str) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"model": nn.Linear(2, 1).state_dict()}, path)
+    content = bytearray(path.read_bytes())
+    if spoil == "name of a part":  # marked as UTF-8, which it is not
+        place = content.index(b"PK\1\2")
+        content[place + 9] |= 8
+        content[place + 46] = 0xFF
+    else:  # the archive is said to go on on another disk
+        content[content.rindex(b"PK\6\7") + 4] = 9
+    path.write_bytes(content)
+    for read in (read_facts, load):
+        with pytest.raises(ValueError, match=r"a\.pth is damaged"):
+            read(path)
+
+
+def test_facts_of_a_checkpoint_cannot_take_the_place_of_methods() -> None:
+    facts = INPUTS | {"label_offset": 0, "stored_ignore": None, "ignore_label": 255, "get": "x"}
+    assert MetadataCatalog.get(register_facts(facts)).get("stuff_classes") == ["a"]

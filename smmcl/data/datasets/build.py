@@ -200,7 +200,7 @@ def register_facts(facts: Mapping[str, Any]) -> str:
     name = f"{facts['name']} (as its checkpoint says, {digest})"
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, list)
-        known = {key: facts[key] for key in facts if key != "name"}
+        known = {key: facts[key] for key in (*SHARED_FACTS, "align") if key in facts}
         colors = facts.get("stuff_colors") or palette(facts["stuff_classes"])
         MetadataCatalog.get(name).set(**known | {"stuff_colors": colors})
     return name

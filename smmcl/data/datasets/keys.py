@@ -58,7 +58,11 @@ number = _kind("a number", _is_number, way_out="Write it as digits, without quot
 mapping = _kind("a mapping", lambda v: isinstance(v, Mapping), way_out="Write it as 'key: value'.")
 color = _kind(
     "a color",
-    lambda v: isinstance(v, list) and len(v) == 3 and all(_is_whole(p) and 0 <= p < 256 for p in v),
+    lambda v: (
+        isinstance(v, list | tuple)
+        and len(v) == 3
+        and all(_is_whole(p) and 0 <= p < 256 for p in v)
+    ),
     way_out="Write [red, green, blue], each 0..255.",
 )
 texts = _list_of(text)
@@ -85,6 +89,18 @@ KEYS: Mapping[str, Check] = {
     "tags": _mapping_of(text),
     "skip": text,
 }
+# What `describe_inputs` puts into a checkpoint.
+FACTS: Mapping[str, Check] = {
+    **{"name": text, "format": text, "stuff_classes": texts, "stuff_colors": _list_of(color)},
+    **{"label_offset": count, "ignore_label": count, "stored_ignore": _optional(whole)},
+    **{"auxiliary": _optional(auxiliary), "align": mapping},
+}
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raises when a fact in a checkpoint has a value of another type."""
+    for key in facts.keys() & FACTS.keys():
+        FACTS[key](facts[key], f"inputs.{key}")
 
 
 def check_keys(facts: Mapping[str, Any], *, path: str | Path) -> None:
