@@ -7,7 +7,8 @@ OUTPUT ?= output/demo
 # Threads wait for each other a moment, then sleep: fast alone, harmless where others compute too.
 export GOMP_SPINCOUNT ?= 30000
 
-.PHONY: demo test test-all test-processors soak lint format clean
+
+.PHONY: demo test test-all test-processors fuzz soak lint format clean
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,12 @@ test-processors: lint
 MINUTES ?= 120
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES)
+
+# Thousands of spoiled files, each of which has to be read or refused (docs/reliability.md).
+N ?= 12000
+SEED ?= 0
+fuzz: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(PY) tests/fuzz/run.py --number $(N) --seed $(SEED)
 
 format: $(VENV)/ready
 	$(PY) -m ruff check --fix .
