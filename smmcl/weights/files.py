@@ -21,6 +21,15 @@ from smmcl.files.atomic import write_text
 WEIGHT_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".safetensors")
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
 PICKLE = b"\x80"  # what files by torch of before 2020 begin with
+# What else lies under such names, by how it begins.
+OTHERS = {
+    b"version https://git-lfs": "a Git LFS pointer instead of the file: run git lfs pull",
+    b"<": "a web page or XML",
+    b"\x89PNG": "an image",
+    b"\xff\xd8": "an image",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+}
 MAX_REPEATED = 1 << 20  # bytes of a tensor that is a view of fewer
 WANTED = "Save a state dict: torch.save(model.state_dict(), 'weights.pth')."
 
@@ -39,7 +48,7 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     """
     local = local_file(path)
     with local.open("rb") as file:
-        start = file.read(4)
+        start = file.read(32)
     is_zip = is_archive(local) and local.suffix != ".pkl"
     if is_zip:
         check_archive(local, name=path)
@@ -55,7 +64,7 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 data = torch.load(local, "cpu", weights_only=True, mmap=is_mapped and is_zip)
         else:
-            raise ValueError(f"it begins with {start!r}, as no file of weights does")
+            raise ValueError(_kind_of(start))
     except Exception as error:  # damaged and hostile files fail in a hundred ways
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
@@ -68,6 +77,16 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
             f"{path} holds a {type(data).__name__}, not tensors by name. Save a state dict."
         )
     return data
+
+
+def _kind_of(start: bytes) -> str:
+    """What a file is that begins so, and is no file of weights."""
+    if not start:
+        return "it is empty"
+    if start[8:9] == b"{":
+        return "it looks like safetensors: let its name end in .safetensors"
+    kind = next((kind for mark, kind in OTHERS.items() if start.startswith(mark)), None)
+    return f"it is {kind}" if kind else f"it begins with {start[:4]!r}, as no file of weights does"
 
 
 def _read_safetensors(local: pathlib.Path) -> dict[str, Any]:

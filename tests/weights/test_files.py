@@ -60,7 +60,12 @@ def test_no_bytes_of_a_pickle_become_pointers(tmp_path: pathlib.Path) -> None:
     ("name", "content", "said"),
     [
         ("a.pth", b"just a text", r"was not read: it begins with b'just'"),
-        ("a.pth", b"", r"was not read: it begins with b''"),
+        ("a.pth", b"", "was not read: it is empty"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1", "was not read: it is a Git LFS"),
+        ("a.pth", b"<!DOCTYPE html>", "was not read: it is a web page"),
+        ("a.pth", b"\x89PNG\r\n", "was not read: it is an image"),
+        ("a.pth", b"\x1f\x8b\x08", "was not read: it is compressed by gzip: unpack"),
+        ("a.pth", struct.pack("<Q", 2) + b"{}", "was not read: it looks like safetensors"),
         ("a.pth", b"PK\3\4 torn", r"is damaged: File is not a zip file"),
         ("a.safetensors", b"{}", r"was not read: Error while deserializing header"),
         ("a.safetensors", struct.pack("<Q", 1 << 40) + b"{}", r"was not read: Error"),

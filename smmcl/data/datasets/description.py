@@ -4,6 +4,7 @@ The built-in sets are such files beside this one; datasets/README.md explains ev
 """
 
 import colorsys
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -83,6 +84,8 @@ def read_description(path: str | Path) -> Description:
         facts["auxiliary"] = [AuxiliaryFormat(**entry) for entry in formats]
     except TypeError as error:
         raise ValueError(f"{path} has a wrong key below splits or auxiliary: {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if "align" in facts:
         facts["align"] = read_alignment(facts["align"], path=path)
     facts["root"] = _listed(facts.get("root", "."))
@@ -125,8 +128,15 @@ def _check(description: Description, path: str | Path) -> None:
         )
     if len(set(description.classes)) != len(description.classes):
         raise ValueError(f"{path} names a class twice. Give every class its own name.")
-    if not all(name.strip() for name in description.classes):
-        raise ValueError(f"{path} has a class without a name. Give every class its own name.")
+    if not all(name and name == name.strip() for name in description.classes):
+        raise ValueError(
+            f"{path} has a class without a name, or with spaces around it: "
+            f"{list(description.classes)}. Correct the names."
+        )
+    if odd := [name for name in description.splits if not re.fullmatch(r"\w+", name)]:
+        raise ValueError(
+            f"{path} has the split {odd[0]!r}, which no config can name. Use letters, digits and _."
+        )
     end = description.label_offset + len(description.classes)
     if end > 2**16:
         raise ValueError(f"{path}: label_offset {description.label_offset} is above 16 bits.")

@@ -37,7 +37,7 @@ def read_entries(path: Path, split: str, *, layout: Mapping[str, str]) -> list[E
     entries = []
     for number, line in enumerate(text.split("\n"), start=1):
         source = f"list {path}, line {number}"
-        if line.startswith("# "):
+        if line.lstrip().startswith("# "):
             raise ValueError(f"{source}: {line!r}. Lists hold names only: remove the comment.")
         if name := _first_name(line):
             name = relative_path(name, source=source)

@@ -42,6 +42,7 @@ def test_names_in_lists(tmp_path, text):
         ("C:/a/1", "line 1: 'C:/a/1' is no path"),
         ("a\\1", r"line 1: 'a\\\\1' is no path"),
         ("a/1\n\n./a/1.png\n", r"line 3: pair a/1 is listed before, in list .*, line 1\."),
+        ("a/1\n  # night", "line 2: '  # night'. Lists hold names only"),
         ("# night\na/1", "line 1: '# night'. Lists hold names only"),
         ("a\0/\0001\0", "line 1: .* control characters"),
     ],
