@@ -20,7 +20,7 @@ demo: $(VENV)/ready
 	$(PY) tools/train_net.py --config-file configs/synthetic_night.yaml --overwrite \
 	    OUTPUT_DIR $(OUTPUT)
 	$(PY) tools/demo.py --config-file $(OUTPUT)/config.yaml --dataset synthetic_night_val \
-	    --limit 8 --output $(OUTPUT)/pictures MODEL.WEIGHTS $(OUTPUT)/model_final.pth
+	    --limit 8 --output $(OUTPUT)/predictions MODEL.WEIGHTS $(OUTPUT)/model_final.pth
 
 lint: $(VENV)/ready
 	$(PY) -m ruff check .

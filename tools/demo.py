@@ -1,176 +1,105 @@
 #!/usr/bin/env python3
-"""Predicts pairs of your own, or of a dataset, and draws each as an overlay and a panel."""
+"""Predicts images, folders, videos, cameras or a dataset: labels, pictures, probabilities."""
 
 import argparse
-import contextlib
-import itertools
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from smmcl.cli import run, user_message
-from smmcl.config import build_config
-from smmcl.d2 import DatasetCatalog, setup_logger
-from smmcl.data.datasets.build import ensure_registered
-from smmcl.files.atomic import atomic
-from smmcl.files.pairing import find_images, match_pairs, unique_names
-from smmcl.files.video import VideoWriter, is_video, read_frame_pairs
+from smmcl.cli import run
+from smmcl.config import get_cfg
+from smmcl.d2 import setup_logger
+from smmcl.inference.named_model import add_model_arguments, named_config
+from smmcl.inference.predict_files import FilePredictor
 from smmcl.inference.predictor import Predictor
-from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
+from smmcl.inference.results import PARTS, PICTURES, Results
+from smmcl.inference.sources import Source
+from smmcl.weights.files import local_file
 
-UNPAINTED = 255  # label of pixels without a class
+LISTS = ("visible", "input", "auxiliary", "truth", "write")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", metavar="PATH", help="instead of MODEL.WEIGHTS")
-    parser.add_argument("--config-file", help="default: what the checkpoint holds")
     pairs = parser.add_mutually_exclusive_group(required=True)
-    pairs.add_argument("--visible", metavar="PLACE", help="image, folder, 'pattern' or video")
-    pairs.add_argument("--input", metavar="PLACE", help="the same, of 4-channel images")
-    pairs.add_argument("--dataset", metavar="NAME", help="registered dataset, with its truth")
-    parser.add_argument("--auxiliary", metavar="PLACE", help="as --visible, named alike")
-    parser.add_argument("--truth", metavar="PLACE", help="label images, named alike")
-    parser.add_argument("--limit", type=int, help="number of pairs to draw")
+    places = {"nargs": "+", "default": [], "metavar": "PLACE"}
+    pairs.add_argument("--visible", **places, help="image, folder with all below it, 'pattern', "
+                       "video, or number of a camera")  # fmt: skip
+    pairs.add_argument("--input", "--source", "--video-input", **places,
+                       help="the same, of 4-channel images or of visible images alone")  # fmt: skip
+    pairs.add_argument("--webcam", action="store_const", const=["0"], dest="input",
+                       help="the first camera, as --input 0")  # fmt: skip
+    pairs.add_argument("--dataset", default="", metavar="NAME", help="registered, with its truth")
+    parser.add_argument("--auxiliary", **places, help="as --visible, named alike")
+    parser.add_argument("--truth", **places, help="label images, named alike")
+    parser.add_argument("--limit", type=int, help="number of pairs")
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    parser.add_argument("--write", nargs="+", metavar="PART", default=["labels", *PICTURES],
+                        help=f"of {', '.join(PARTS)}; default: labels overlays panels")  # fmt: skip
+    parser.add_argument("--pictures", choices=("all", "none"), default="all",
+                        help="none: without overlays and panels, which is faster")  # fmt: skip
+    parser.add_argument("--confidence", "--confidence-threshold", type=float, default=0.0,
+                        metavar="P", help="less probable pixels get no class")  # fmt: skip
     parser.add_argument("--short-side", type=int, metavar="PIXELS",
                         help="resizes the pairs for the model, and its result back")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=Path("output/pictures"))
-    parser.add_argument("--confidence", type=float, default=0.0, metavar="P",
-                        help="leaves pixels unpainted that are less probable")  # fmt: skip
-    parser.add_argument("--probabilities", action="store_true",
-                        help="draws that of the label, writes all as .npz")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true",
+                        help="predicts pairs again that are done")  # fmt: skip
     parser.add_argument("--keep-going", action="store_true", help="skips pairs it cannot read")
     parser.add_argument("--json", action="store_true", help="prints one JSON object per pair")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
-                        help="config overrides, such as MODEL.WEIGHTS model_final.pth")  # fmt: skip
+    add_model_arguments(parser)
     args = parser.parse_args()
-    if not (args.checkpoint or args.config_file):
-        parser.error("give --checkpoint, or the --config-file of a run")
+    for name in LISTS:
+        # An option of several values takes the config overrides behind it as well.
+        given = getattr(args, name)
+        starts = (i for i, value in enumerate(given) if value.split(".")[0] in get_cfg())
+        end = next(starts, len(given))
+        setattr(args, name, given[:end])
+        args.opts = [*given[end:], *args.opts]
+    if unknown := [part for part in args.write if part not in PARTS]:
+        parser.error(f"--write has no part {unknown[0]!r}. Choose from {', '.join(PARTS)}")
+    if args.auxiliary and not args.visible:
+        parser.error("--auxiliary goes with --visible: the visible images of the same pairs")
+    if args.truth and args.dataset:
+        parser.error("--dataset has its own truth. Leave out --truth, or name places of images")
     return args
-
-
-def list_records(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The pairs asked for, in the form of the catalog, each with the name of its pictures."""
-    if is_video(args.visible):
-        for count, pair in enumerate(read_frame_pairs(args.visible, args.auxiliary)):
-            name = f"{Path(args.visible).stem}_{count:05d}"
-            yield {"file_name": pair[0], "auxiliary_file_name": pair[1], "name": name}
-        return
-    if args.dataset:
-        ensure_registered([args.dataset])
-        records = DatasetCatalog.get(args.dataset)
-    else:
-        images = find_images(args.visible or args.input)
-        records = [{"file_name": path} for path in images]
-        for key in ("auxiliary", "truth"):
-            if place := getattr(args, key):
-                name = {"auxiliary": "auxiliary_file_name", "truth": "sem_seg_file_name"}[key]
-                matched = match_pairs(images, find_images(place))
-                records = [{**r, name: m[1]} for r, m in zip(records, matched, strict=True)]
-    names = unique_names([Path(record["file_name"]) for record in records])
-    for record, name in zip(records, names, strict=True):
-        yield {**record, "name": name}
-
-
-def demonstrate(
-    predictor: Predictor, record: dict[str, Any], *, args: argparse.Namespace
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Predicts and draws one pair; returns what is known about it, and its pictures."""
-    pair = (record["file_name"], record.get("auxiliary_file_name"))
-    inputs = predictor.prepare(*pair, short_side=args.short_side)
-    start = time.perf_counter()
-    labels, probabilities = predictor.predict([inputs])[0]
-    seconds = time.perf_counter() - start
-    certainty = probabilities.max(axis=0)  # (H, W)
-    labels = np.where(certainty < args.confidence, UNPAINTED, labels)
-    maps, heading = {"prediction": labels}, record["name"]
-    if "sem_seg_file_name" in record:
-        maps["truth"] = truth = predictor.mapper.reader.label(record)
-        is_right = (labels == truth)[truth != UNPAINTED]
-        heading += f"    {100 * is_right.mean():.1f}% of pixels right" if is_right.size else ""
-    entry = {
-        "name": record["name"],
-        "visible": record["file_name"] if isinstance(record["file_name"], str | Path) else None,
-        "seconds": seconds,
-        "confidence": float(certainty.mean()),
-        "shares": class_shares(labels, metadata=predictor.metadata),
-    }
-    if args.probabilities:
-        entry["probabilities"] = str(args.output / f"{record['name']}_probabilities.npz")
-        with atomic(entry["probabilities"]) as path:
-            np.savez_compressed(path, probabilities=probabilities.astype("float16"))
-    visible, _ = pictures(inputs, fmt=predictor.cfg.INPUT.FORMAT)
-    maps = {title: fit(labels, visible.shape[:2]) for title, labels in maps.items()}
-    panel = predictor.draw(
-        inputs,
-        maps=maps,
-        heading=heading,
-        extras={"probability, 0 to 1": color(fit(certainty, visible.shape[:2]))}
-        if args.probabilities
-        else {},
-        is_steady=is_video(args.visible),
-    )
-    painted = overlay(enlarge(visible), enlarge(maps["prediction"]), metadata=predictor.metadata)
-    return entry, {"overlay": painted, "panel": panel}
 
 
 def main() -> None:
     args = parse_arguments()
     if not args.json:
         setup_logger(name="smmcl")
-    overrides = [*(["DATASETS.TEST", (args.dataset,)] if args.dataset else []), *args.opts]
-    if args.checkpoint:
-        predictor = Predictor.from_checkpoint(
-            args.checkpoint, config_file=args.config_file, overrides=overrides
-        )
-    else:
-        predictor = Predictor(build_config(args.config_file, overrides))
-    args.output.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as writers:
-        draw_all(predictor, args=args, writers=writers)
+    overrides = ("DATASETS.TEST", (args.dataset,)) if args.dataset else ()
+    predictor = Predictor(named_config(args, *overrides))
+    source = Source(
+        visible=args.visible or args.input, auxiliary=args.auxiliary, truth=args.truth,
+        dataset=args.dataset, limit=args.limit, results=[args.output / part for part in PARTS],
+    )  # fmt: skip
+    parts = set(args.write) - (set(PICTURES) if args.pictures == "none" else set())
+    made_by = identity(predictor, args.short_side, args.confidence)
+    records = source.records() if source.video else list(source.records())
+    total = source.limit if source.video else len(records)
+    with Results(
+        args.output, [*parts], made_by=made_by, source=source, is_new=args.overwrite
+    ) as results:
+        options = {"short_side": args.short_side, "confidence": args.confidence}
+        work = FilePredictor(predictor, results, keep_going=args.keep_going, **options)
+        count_and_print(work(records), total=total, args=args)
 
 
-def draw_all(predictor: Predictor, *, args: argparse.Namespace, writers: Any) -> None:
-    """Draws pair after pair; what is written stays when a later one cannot be read."""
-    videos: dict[str, VideoWriter] = {}
-    if is_video(args.visible):
-        records, total = itertools.islice(list_records(args), args.limit), args.limit
-        for part in ("overlay", "panel"):
-            videos[part] = VideoWriter(args.output / f"{Path(args.visible).stem}_{part}.mp4")
-            writers.callback(videos[part].close)
-    else:
-        records = list(list_records(args))[: args.limit]
-        total = len(records)
-    start, seconds, skipped = time.perf_counter(), [], 0
-    records, name = iter(records), ""
+def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> None:
+    start, seconds, before, skipped = time.perf_counter(), [], 0, 0
     with tqdm(total=total, unit="pair", disable=args.json) as bar:
-        while True:
-            try:
-                record = next(records, None)  # of a video that ends early, this raises once
-                if record is None:
-                    break
-                name = record["name"]
-                entry, drawn = demonstrate(predictor, record, args=args)
-                for part, picture in drawn.items():
-                    if videos:
-                        videos[part].write(picture)
-                    else:
-                        entry[part] = str(args.output / f"{name}_{part}.png")
-                        with atomic(entry[part]) as path:
-                            Image.fromarray(picture).save(path)
-                seconds.append(entry["seconds"])
-            except (ValueError, OSError) as error:
-                if not args.keep_going:
-                    raise
-                entry, skipped = {"name": name, "error": user_message(error)}, skipped + 1
+        for entry, was_done in entries:
+            before += was_done
+            if "error" in entry:
+                skipped += 1
                 bar.write(f"skipped: {entry['error']}", file=sys.stderr)
+            elif not was_done and "seconds" in entry:
+                seconds.append(entry["seconds"])
             bar.update()
             if args.json:
                 print(json.dumps(entry, default=str), flush=True)
@@ -179,10 +108,22 @@ def draw_all(predictor: Predictor, *, args: argparse.Namespace, writers: Any) ->
     if args.json:
         return
     rate = len(seconds) / max(time.perf_counter() - start, 1e-9)
+    earlier = f"{before} done before, " if before else ""
     print(
-        f"{len(seconds)} pairs drawn into {args.output}, {skipped} skipped: {rate:.1f} pairs/s, "
-        f"the model alone {len(seconds) / max(sum(seconds), 1e-9):.1f} pairs/s"
+        f"{len(seconds)} pairs predicted into {args.output}, {earlier}{skipped} skipped: "
+        f"{rate:.1f} pairs/s, the model alone {len(seconds) / max(sum(seconds), 1e-9):.1f} pairs/s"
     )
+
+
+def identity(predictor: Predictor, *options: object) -> str:
+    """A short name of a model with its options: results of another one do not count as done."""
+    cfg = predictor.cfg.clone()
+    path = local_file(cfg.MODEL.WEIGHTS)
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
+    with path.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    text = repr((weights, cfg.dump(), options))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

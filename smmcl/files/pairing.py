@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,17 +11,18 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def find_images(place: str | Path) -> list[Path]:
-    """Lists the image files of a folder, those that match a pattern, or the one file named.
+    """Lists the image files below a folder, those that match a pattern, or the one file named.
 
     Args:
         place: path of a file or folder, or a pattern such as "night/*_rgb.png".
 
     Returns:
-        Paths in the order of their names.
+        Paths in the order of their names. Hidden files of a folder are left out.
     """
     folder = Path(place)
     if folder.is_dir():
-        found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES]
+        images = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = [path for path in images if not path.name.startswith(".")]
     elif glob.has_magic(str(place)):
         # Path.glob takes no absolute pattern.
         found = [Path(path) for path in glob.glob(str(place), recursive=True)]  # noqa: PTH207
@@ -39,7 +41,9 @@ def match_pairs(visible: Sequence[Path], auxiliary: Sequence[Path]) -> list[tupl
     """Pairs files by their names without ending, or by what is left of the names when the
     beginning and end that all files of a list share are cut off: 1_rgb.png goes with 1_th.png.
 
-    Numbers are never cut: f1 and f2 go with 1 and 2, but not with f10 and f20.
+    Numbers are never cut: f1 and f2 go with 1 and 2, but not with f10 and f20. Where a list has a
+    name in several folders, the folders below the one that all share belong to the names, except
+    those that every file of the list has: a/rgb/1.png goes with a/th/1.png.
 
     Returns:
         (visible, auxiliary) in the order of the visible files; auxiliary files without a visible
@@ -47,63 +51,78 @@ def match_pairs(visible: Sequence[Path], auxiliary: Sequence[Path]) -> list[tupl
     """
     if len(visible) == len(auxiliary) == 1:
         return [(visible[0], auxiliary[0])]
-    partners, keys = _by_stem(auxiliary), [*_by_stem(visible)]
-    if not set(keys) <= set(partners):
-        partners = dict(zip(_cores(auxiliary), auxiliary, strict=True))
-        keys = _cores(visible)
-    lonely = [path for key, path in zip(keys, visible, strict=True) if key not in partners]
+    names, others = ([path.stem for path in paths] for paths in (visible, auxiliary))
+    if len(set(names)) < len(names) or len(set(others)) < len(others):
+        names, others = (names_below(_shared_folder(p), p) for p in (visible, auxiliary))
+    keys, partners = names, dict(zip(others, auxiliary, strict=True))
+    if not set(names) <= set(others):
+        keys, partners = _cores(names), dict(zip(_cores(others), auxiliary, strict=True))
+    lonely = {
+        name: path
+        for key, name, path in zip(keys, names, visible, strict=True)
+        if key not in partners
+    }
     if lonely:
-        raise ValueError(_explain(lonely, _by_stem(auxiliary), num_visible=len(visible)))
+        by_name = dict(zip(others, auxiliary, strict=True))
+        raise ValueError(_explain(lonely, by_name, num_visible=len(visible)))
     return [(path, partners[key]) for key, path in zip(keys, visible, strict=True)]
 
 
-def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+def base_folder(places: Sequence[str | Path]) -> Path:
+    """The deepest folder above all that `find_images` lists of these places."""
+    return Path(os.path.commonpath([_base(Path(place).absolute()) for place in places]))
+
+
+def names_below(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Names of files without their ending, with their folders below `folder`, each of them once."""
     found: dict[str, Path] = {}
     for path in paths:
-        if (other := found.setdefault(path.stem, path)) is not path:
+        name = path.absolute().relative_to(folder).with_suffix("").as_posix()
+        if name in found:
             raise ValueError(
-                f"{other} and {path} have the same name, so their partners are ambiguous. "
-                "Give each file of a list its own name."
+                f"{found[name]} and {path} have the same name, so their partners and results are "
+                "ambiguous. Give each file of a list its own name, and name it once."
             )
-    return found
+        found[name] = path
+    return [*found]
 
 
-def _explain(lonely: Sequence[Path], by_stem: Mapping[str, Path], *, num_visible: int) -> str:
-    nearest = [
-        by_stem[difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0)[0]]
-        for path in lonely[:NUM_NAMED]
+def _base(place: Path) -> Path:
+    """A folder itself, else the folder of a file, or of a pattern the last without wildcards."""
+    if place.is_dir():
+        return place
+    return next(folder for folder in place.parents if not glob.has_magic(str(folder)))
+
+
+def _shared_folder(paths: Sequence[Path]) -> Path:
+    return Path(os.path.commonpath([path.absolute().parent for path in paths]))
+
+
+def _explain(lonely: Mapping[str, Path], by_name: Mapping[str, Path], *, num_visible: int) -> str:
+    named = [
+        f"{path} (nearest name: "
+        f"{by_name[difflib.get_close_matches(name, by_name, n=1, cutoff=0)[0]]})"
+        for name, path in list(lonely.items())[:NUM_NAMED]
     ]
-    named = (f"{path} (nearest name: {o})" for path, o in zip(lonely, nearest, strict=True))
     return (
-        f"{len(lonely)} of {num_visible} files lack a partner: none of the {len(by_stem)} files "
+        f"{len(lonely)} of {num_visible} files lack a partner: none of the {len(by_name)} files "
         f"given goes with {', '.join(named)}{', ...' if len(lonely) > NUM_NAMED else ''}. "
         "Name the files of a pair alike."
     )
 
 
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """Names for results: each file's own, with as many of its folders as tell all files apart.
-
-    No name has a separator or a root, so that each result stays in the folder it is written to.
-    """
-    bare = [path.with_suffix("") for path in paths]
-    parts = [path.relative_to(path.anchor).parts for path in bare]
-    for length in range(1, max(map(len, parts), default=1) + 1):
-        names = ["_".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise ValueError("some of the files are named twice. Name each pair once.")
-
-
-def _cores(paths: Sequence[Path]) -> list[str]:
+def _cores(names: Sequence[str]) -> list[str]:
     """What tells the names of a list apart; of a single name, the whole."""
-    stems = [path.stem for path in paths]
-    if len(stems) == 1:
-        return stems
-    start = _common(stems)
-    stems = [stem[start:] for stem in stems]
-    end = _common([stem[::-1] for stem in stems])
-    return [stem[: len(stem) - end] for stem in stems]
+    if len(names) == 1:
+        return [*names]
+    parts = [name.split("/") for name in names]
+    if len({len(part) for part in parts}) == 1:
+        columns = [c for c in zip(*parts, strict=True) if len(set(c)) > 1]
+        names = ["/".join(part) for part in zip(*columns, strict=True)]
+    start = _common(names)
+    names = [name[start:] for name in names]
+    end = _common([name[::-1] for name in names])
+    return [name[: len(name) - end] for name in names]
 
 
 def _common(names: Sequence[str]) -> int:

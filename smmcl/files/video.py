@@ -1,9 +1,10 @@
-"""Pairs of videos, frame by frame, through OpenCV; one that ends before its time is named.
+"""Pairs of videos or cameras, frame by frame, through OpenCV; one that ends early is named.
 
 Shape shorthand in this module:
     H, W: height and width of a frame
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from smmcl.files.atomic import atomic
 from smmcl.files.paths import check_regular
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm")
@@ -18,13 +20,38 @@ CODEC_ERROR = 8  # steps of 255 by which the channels of a gray video may differ
 
 
 def is_video(place: str | Path | None) -> bool:
-    return Path(place or "").suffix.lower() in SUFFIXES
+    """Whether a place is a video or a camera."""
+    return Path(place or "").suffix.lower() in SUFFIXES or is_camera(place)
+
+
+def is_camera(place: str | Path | None) -> bool:
+    """Whether a place is the number of a camera, and no file of that name."""
+    return str(place).isdecimal() and not Path(str(place)).exists()
+
+
+def frame_rate(place: str | Path, *, default: float = 10.0) -> float:
+    """Frames per second that the header of a video states; the default for a camera."""
+    if is_camera(place):
+        return default
+    capture = cv2.VideoCapture(str(place))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return rate if 0 < rate < 1000 else default
 
 
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """Yields the frames of a video, (H, W, 3) uint8 RGB; a gray one has three equal channels."""
-    check_regular(path, role="video", hint="Check the path.")
-    capture = cv2.VideoCapture(str(path))
+    """Yields the frames of a video, (H, W, 3) uint8 RGB; a gray one has three equal channels.
+
+    A camera, named by its number, goes on until the caller stops or the camera fails.
+    """
+    if not is_camera(path):
+        check_regular(path, role="video", hint="Check the path.")
+    capture = cv2.VideoCapture(int(path) if is_camera(path) else str(path))
+    if not capture.isOpened() and is_camera(path):
+        raise ValueError(
+            f"camera {path} cannot be opened. Check that it is connected and that no other program "
+            "uses it; cameras are numbered from 0."
+        )
     if not capture.isOpened():
         raise ValueError(
             f"video {path} is damaged, or none that OpenCV can open. Fetch the file again, or "
@@ -69,7 +96,7 @@ def read_frame_pairs(
 
 
 class VideoWriter:
-    """Writes frames of one size as MP4; what was written can be played once it is closed."""
+    """Writes frames of one size as MP4, which takes its place once it is closed."""
 
     def __init__(self, path: str | Path, *, rate: float = 10.0) -> None:
         """
@@ -80,16 +107,19 @@ class VideoWriter:
         self.path = Path(path)
         self.rate = rate
         self._writer: cv2.VideoWriter | None = None
+        self._place = contextlib.ExitStack()
 
     def write(self, frame: np.ndarray) -> None:
         """Adds (H, W, 3) uint8 RGB; odd sides lose their last row or column, which MP4 has not."""
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, ::-1]
         if self._writer is None:
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            self.path.open("wb").close()  # an error says why it cannot be written; OpenCV is silent
-            self._writer = cv2.VideoWriter(str(self.path), code, self.rate, frame.shape[1::-1])
+            partial = self._place.enter_context(atomic(self.path))
+            partial.open("wb").close()  # an error says why it cannot be written; OpenCV is silent
+            self._writer = cv2.VideoWriter(str(partial), code, self.rate, frame.shape[1::-1])
         self._writer.write(np.ascontiguousarray(frame))
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.release()
+            self._place.close()

@@ -4,8 +4,7 @@ Shape shorthand in this module:
     K: classes     H, W: size of a pair     A: channels of the auxiliary image
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,47 +19,15 @@ from smmcl.data.geometry import PairGeometry
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.checkpoint import read_facts
 from smmcl.engine.setup import changed, check_datasets, find_weights, load_weights, with_device
-from smmcl.evaluation.predictions import save_ids, stored_ids
-from smmcl.files.atomic import atomic
 from smmcl.files.images import Picture, decode
 from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.inference.fold import fold
 from smmcl.inference.named_model import checkpoint_config
+from smmcl.inference.prediction import Prediction
 from smmcl.inference.sliding_window import wrap_for_test
 from smmcl.visualization.panels import draw_pair, pictures
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the model says about one pair; it unpacks into labels and probabilities.
-
-    labels: (H, W) uint8, the most probable class of each pixel as its index in training.
-    probabilities: (K, H, W) float32, which sum to 1 over the classes.
-    metadata: of the dataset, with its `stuff_classes`, `stuff_colors` and `label_offset`.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    metadata: Any
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter((self.labels, self.probabilities))
-
-    @property
-    def ids(self) -> np.ndarray:
-        """(H, W) uint8 or uint16: the labels as the dataset's own files store them."""
-        return stored_ids(self.labels, label_offset=self.metadata.label_offset)
-
-    def save(self, path: str | Path) -> None:
-        """Writes the ids as a PNG with a palette; the probabilities if the path ends in .npz."""
-        if Path(path).suffix == ".npz":
-            with atomic(path) as partial:
-                np.savez_compressed(partial, probabilities=self.probabilities.astype("float16"))
-        else:
-            facts = self.metadata
-            save_ids(self.ids, path, label_offset=facts.label_offset, colors=facts.stuff_colors)
 
 
 class Predictor:

@@ -60,7 +60,7 @@ def test_train_evaluate_predict(tiny_config, street, call_tool, capsys) -> None:
     new = str(street / "new.yaml")
     places = ("--checkpoint", checkpoint, "--output", street / "out", "--dataset", new)
     call_tool("demo", *places)
-    assert "2 pairs drawn" in capsys.readouterr().out
+    assert "2 pairs predicted" in capsys.readouterr().out
     call_tool("make_figure", name, f"mine={checkpoint}", "--output", street / "figure.png")
     assert (street / "figure.png").is_file()
     call_tool("make_report", street / "run", "--output", street / "report.html")

@@ -111,4 +111,4 @@ def test_a_part_of_ones_own_trains_in_two_processes_and_predicts(
     for command in (run, predict):
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "out").glob("*_panel.png"))
+    assert list((tmp_path / "out").glob("panels/*.png"))

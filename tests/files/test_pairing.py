@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smmcl.files.pairing import find_images, match_pairs, unique_names
+from smmcl.files.pairing import base_folder, find_images, match_pairs, names_below
 
 
 def paths(*names: str) -> list[Path]:
@@ -57,8 +57,8 @@ def test_a_single_name_is_not_cut() -> None:
 def test_files_of_one_name_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"a/1\.png and a/1\.tif have the same name"):
         match_pairs(paths("v/1.png", "v/2.png"), paths("a/1.png", "a/1.tif", "a/2.png"))
-    with pytest.raises(ValueError, match=r"a/rgb\.png and b/rgb\.png have the same name"):
-        match_pairs(paths("a/rgb.png", "b/rgb.png"), paths("a/t.png"))
+    with pytest.raises(ValueError, match=r"v/1\.png and v/1\.tif have the same name"):
+        match_pairs(paths("v/1.png", "v/1.tif"), paths("a/t.png"))
 
 
 def test_files_without_partner_are_listed_with_the_nearest_name() -> None:
@@ -78,10 +78,25 @@ def test_a_file_without_partner_is_an_error() -> None:
         match_pairs(paths("v/1.png", "v/3.png"), paths("a/1.png", "a/2.png"))
 
 
-def test_names_of_results_are_told_apart() -> None:
-    assert unique_names(paths("a/1.png", "a/2.png")) == ["1", "2"]
-    assert unique_names(paths("a/1.png", "b/1.png")) == ["a_1", "b_1"]
-    assert unique_names(paths("/a/1.png", "/b/1.png", "/a/b/1.png")) == ["a_1", "b_1", "a_b_1"]
-    assert unique_names([]) == []
-    with pytest.raises(ValueError, match="named twice"):
-        unique_names(paths("a/1.png", "a/1.png"))
+def test_names_keep_the_folders_below_what_was_given(tmp_path: Path) -> None:
+    for name in ("night/1.png", "day/1.png", "day/.2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for place in (tmp_path, f"{tmp_path}/*/*.png"):
+        assert base_folder([place]) == tmp_path
+        found = [path for path in find_images(place) if path.name == "1.png"]
+        assert names_below(tmp_path, found) == ["day/1", "night/1"]
+    assert len(find_images(tmp_path)) == 2  # hidden files are none
+    assert base_folder([tmp_path / "day/1.png"]) == tmp_path / "day"
+    assert base_folder([tmp_path / "day/1.png", tmp_path / "night"]) == tmp_path
+    with pytest.raises(ValueError, match=r"1\.png and .*1\.png have the same name"):
+        names_below(tmp_path, 2 * [tmp_path / "day/1.png"])
+
+
+def test_names_in_several_folders_are_pairs_by_folder_and_name() -> None:
+    visible, auxiliary = paths("a/rgb/1.png", "b/rgb/1.png"), paths("b/th/1.png", "a/th/1.png")
+    assert match_pairs(visible, auxiliary) == [*zip(visible, auxiliary[::-1], strict=True)]
+    visible, auxiliary = paths("v/a/1.png", "v/b/1.png"), paths("t/a/1.png", "t/b/1.png")
+    assert match_pairs(visible, auxiliary) == [*zip(visible, auxiliary, strict=True)]
+    with pytest.raises(ValueError, match=r"goes with v/b/1\.png \(nearest name: t/c/1\.png"):
+        match_pairs(visible, paths("t/a/1.png", "t/c/1.png"))

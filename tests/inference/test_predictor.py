@@ -282,6 +282,12 @@ def test_a_prediction_is_saved_in_the_ids_of_its_dataset(predictor, images, tmp_
     np.testing.assert_allclose(
         np.load(tmp_path / "p.npz")["probabilities"], prediction.probabilities, atol=1e-3
     )
+    for stored_ignore, offset, void in ((7, 8, 7), (None, 0, 255), (None, 250, 0)):
+        facts = argparse.Namespace(
+            stored_ignore=stored_ignore, label_offset=offset, stuff_classes="abcdefghi"
+        )
+        unsure = dataclasses.replace(prediction, metadata=facts).above(1.1)
+        assert (unsure.ids == void).all()
     facts = argparse.Namespace(label_offset=300, stuff_colors=[])
     wide = dataclasses.replace(prediction, metadata=facts)
     wide.save(tmp_path / "wide.png")  # too large for a palette
