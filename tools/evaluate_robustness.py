@@ -5,6 +5,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -21,14 +22,15 @@ from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.named_model import add_checkpoint, put_checkpoint
 
 
-def spoiling(condition: Condition) -> type[Trainer]:
-    """The trainer, except that its test pairs are spoilt."""
+def trainer_of(condition: Condition | None, *, limit: int | None) -> type[Trainer]:
+    """The trainer, except that it tests the first `limit` pairs, spoilt by the condition."""
 
     class SpoilingTrainer(Trainer):
         @classmethod
         def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
             mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=dataset_name)
-            return build_test_loader(cfg, dataset_name, mapper=lambda one: condition(mapper(one)))
+            spoil = (lambda record: condition(mapper(record))) if condition else mapper
+            return build_test_loader(cfg, dataset_name, mapper=spoil, limit=limit)
 
     return SpoilingTrainer
 
@@ -37,23 +39,34 @@ def evaluate(args: argparse.Namespace) -> None:
     cfg = setup(args)
     model = Trainer.build_model(cfg)
     cfg = changed(cfg, "MODEL.WEIGHTS", load_weights(cfg, model))
+    for dataset in cfg.DATASETS.TEST:
+        measure(changed(cfg, "DATASETS.TEST", (dataset,)), model, args=args)
+
+
+def measure(cfg: CfgNode, model: nn.Module, *, args: argparse.Namespace) -> None:
+    """Measures all conditions on one dataset; those of an interrupted run are taken over."""
+    (dataset,) = cfg.DATASETS.TEST
     conditions = list(all_conditions(SEVERITIES[:: 1 + args.quick], seed=args.condition_seed))
     is_main = comm.is_main_process()
-    for dataset in cfg.DATASETS.TEST:
-        one = changed(cfg, "DATASETS.TEST", (dataset,))
-        whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
-        clean = mean_ious(Trainer.test(one, model, whole))
-        evaluator = PairSemSegEvaluator(dataset, absent_rule=cfg.TEST.ABSENT_CLASSES)
-        logging.disable(logging.INFO)
-        spoilt = {
-            condition: mean_ious(spoiling(condition).test(one, model, evaluator))
-            for condition in tqdm(conditions, unit="condition", disable=not is_main)
-        }
-        logging.disable(logging.NOTSET)
+    whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
+    clean = mean_ious(trainer_of(None, limit=args.limit).test(cfg, model, whole))
+    folder, protocol = Path(whole.output_folder), whole.report.protocol if is_main else {}
+    earlier = Robustness(protocol, clean, {}).earlier(folder) if is_main and clean else {}
+    spoilt = comm.all_gather({c: earlier[c] for c in conditions if c in earlier})[0]
+    evaluator = PairSemSegEvaluator(dataset, absent_rule=cfg.TEST.ABSENT_CLASSES)
+    logging.disable(logging.INFO)
+    left = [condition for condition in conditions if condition not in spoilt]
+    progress = {"total": len(conditions), "initial": len(spoilt), "unit": "condition"}
+    for condition in tqdm(left, **progress, disable=not is_main):
+        trainer = trainer_of(condition, limit=args.limit)
+        spoilt[condition] = mean_ious(trainer.test(cfg, model, evaluator))
         if is_main:
-            found = Robustness(whole.report.protocol, clean, spoilt)
-            found.save(Path(whole.output_folder))
-            print(f"{found.table()}\nrobustness.* written into {whole.output_folder}")
+            Robustness(protocol, clean, spoilt).save_scores(folder)
+    logging.disable(logging.NOTSET)
+    if is_main:
+        found = Robustness(protocol, clean, {c: spoilt[c] for c in conditions})
+        found.save(folder)
+        print(f"{found.table()}\nrobustness.* written into {folder}")
 
 
 def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -64,6 +77,7 @@ def main() -> None:
     parser = default_argument_parser()
     add_checkpoint(parser)
     parser.set_defaults(eval_only=True)
+    parser.add_argument("--limit", type=int, help="number of pairs of each dataset")
     parser.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
     parser.add_argument("--condition-seed", type=int, default=0,
                         help="of the noise, and of which pairs lose an image")  # fmt: skip

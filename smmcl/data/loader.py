@@ -169,9 +169,11 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     return WatchedLoader(loader, pairs)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper) -> WatchedLoader:
-    """Builds the loader of one test set: its pairs in order, one at a time, none twice."""
-    records = _records([dataset_name])
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, *, mapper: Mapper, limit: int | None = None
+) -> WatchedLoader:
+    """Builds the loader of one test set: its first `limit` pairs in order, one at a time."""
+    records = _records([dataset_name])[:limit]
     if cfg.INPUT.AUXILIARY_ABLATION == "swap":
         records = swap_auxiliary(records)
     num_workers = cfg.DATALOADER.NUM_WORKERS

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +28,8 @@ CONDITIONS = {
     "auxiliary": ("missing", "noise", "blur", "over_exposure", "under_exposure", "shift"),
     "either": ("missing",),
 }
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,26 @@ class Robustness:
             panel.grid(alpha=0.3)
         return figure
 
-    def save(self, folder: Path) -> None:
-        """Writes robustness.json, .csv, .md, .png and .svg into a folder."""
+    def earlier(self, folder: Path) -> dict[Condition, Mapping[str, float]]:
+        """What an interrupted run measured, if its protocol and clean scores are the same."""
+        path = folder / "robustness.json"
+        if not path.is_file():
+            return {}
+        found = Robustness.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if (found.protocol, found.clean) == (self.protocol, self.clean):
+            return dict(found.spoilt)
+        logger.warning(f"{path} is of another model or protocol. It does not count as done.")
+        return {}
+
+    def save_scores(self, folder: Path) -> None:
+        """Writes robustness.json, of conditions measured so far."""
         rows = [asdict(c) | {"mIoU": dict(scores)} for c, scores in self.spoilt.items()]
         content = {"protocol": dict(self.protocol), "clean": dict(self.clean), "conditions": rows}
         write_text(folder / "robustness.json", json.dumps(content, indent=1))
+
+    def save(self, folder: Path) -> None:
+        """Writes robustness.json, .csv, .md, .png and .svg into a folder."""
+        self.save_scores(folder)
         with atomic(folder / "robustness.csv") as path, path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["task", "image", "corruption", "severity", "mIoU"])

@@ -7,6 +7,7 @@ import pytest
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.evaluation.robustness import Condition
 
 DATASET = "synthetic_night_val@64x96"
 
@@ -38,3 +39,40 @@ def test_one_table_and_one_plot(call_tool, run_folder, few_pairs, tmp_path, caps
     assert len(content["conditions"]) == 12 * 3
     assert {path.suffix for path in folder.glob("robustness.*")} == {
         ".csv", ".json", ".md", ".png", ".svg"}  # fmt: skip
+
+
+def test_an_interrupted_run_continues_to_the_same_table(
+    call_tool, run_folder, tmp_path, capsys, monkeypatch
+) -> None:
+    measured, real = [], Condition.__call__
+
+    def call(name: str, *, stops_after: int | None = None) -> str:
+        def spoil(condition: Condition, inputs: dict) -> dict:
+            if condition not in measured:
+                if len(measured) == stops_after:
+                    raise ValueError("the machine was needed for something else")
+                measured.append(condition)
+            return real(condition, inputs)
+
+        monkeypatch.setattr(Condition, "__call__", spoil)
+        measured.clear()
+        call_tool(
+            "evaluate_robustness", "--checkpoint", run_folder / "model_final.pth", "--config-file",
+            run_folder / "config.yaml", "--quick", "--limit", 1, "OUTPUT_DIR", tmp_path / name,
+        )  # fmt: skip
+        return capsys.readouterr().out.rpartition("robustness.*")[0]
+
+    with pytest.raises(SystemExit):
+        call("stopped", stops_after=5)
+    path = tmp_path / "stopped/inference" / DATASET / "robustness.json"
+    assert len(json.loads(path.read_text())["conditions"]) == 5
+    capsys.readouterr()
+    continued = call("stopped")
+    assert len(measured) == 12 * 3 - 5
+    assert json.loads(path.read_text())["protocol"]["pairs"].startswith("sem_seg 1")
+    assert continued[continued.index("| task ") :] in call("whole")
+    assert len(measured) == 12 * 3
+    # Scores of other weights do not count.
+    path.write_text(path.read_text().replace('"clean": {', '"clean": {"sem_seg_other": 1,'))
+    call("stopped")
+    assert len(measured) == 12 * 3
