@@ -22,6 +22,7 @@ COMMANDS = {
     "experiments": ("experiments",),
     "evaluate": ("train_net", "--eval-only"),
     "predict": ("demo",),
+    "new-dataset": ("new_dataset",),
     "check": ("check_dataset",),
     "report": ("make_report",),
     "export": ("export_model",),

