@@ -188,7 +188,8 @@ def read_scores(jobs: Sequence[Job], extra: str, score: str) -> dict[int, float]
         for path in job.results(extra):
             content = _read(path)
             if "results" not in content:
-                values[job.seed] = Robustness.from_json(content).curves(task)["all", "mean"]
+                curve = Robustness.from_json(content).curves(task)["all", "mean"]
+                values[job.seed] = float(np.mean([value for severity, value in curve if severity]))
             elif metric in content["results"].get(task, {}):
                 values[job.seed] = content["results"][task][metric]
     return values

@@ -71,6 +71,11 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
         robustness={name: robustness_rows(runs, name) for name in datasets},
         pairs={name: draw_pairs(runs, name, count=num_pairs) for name in datasets if num_pairs},
         legends={name: legend(name) for name in datasets if num_pairs},
+        experiments={
+            path.parent.name: path.read_text()
+            for run in runs  # a run of a grid lies in GRID/ROW/seedN
+            if (path := run.folder.resolve().parents[1] / "table.md").is_file()
+        },
         costs={
             run.name: path.read_text() for run in runs if (path := run.folder / "cost.md").is_file()
         },
