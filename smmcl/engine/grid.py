@@ -5,11 +5,12 @@ The file is described in docs/training.md; the runs start in engine/experiments.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smmcl.cli import user_message
 from smmcl.config import build_config, find_config
 from smmcl.d2 import CfgNode
 from smmcl.files.atomic import write_text
@@ -18,6 +19,7 @@ from smmcl.files.yaml import as_config, read_layers
 GRID_KEYS = {"base": str, "keys": dict, "seeds": list, "rows": dict, "score": list, "extra": dict,
              "cost": list}  # fmt: skip
 ROW_KEYS = {"config": str, "keys": dict, "seeds": list}
+DEFAULT_SCORE = "sem_seg/mIoU"
 ROBUSTNESS = "robustness"
 SET_BY_RUNNER = ("SEED", "OUTPUT_DIR")
 FREE = {"OUTPUT_DIR", "VERSION"}  # keys that two runs of one kind may differ in
@@ -145,6 +147,7 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
     source, path = str(path), find_config(str(path))
     facts = as_config(read_layers(path), path)
     _check_types(facts, GRID_KEYS, path)
+    _check_columns(facts, path)
     if not facts.get("rows"):
         raise ValueError(f"{path} has no rows. Give at least one: rows: {{baseline: {{}}}}.")
     name = Path(path).stem
@@ -156,21 +159,12 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
     }
     rows, jobs = {}, []
     for row, content in facts["rows"].items():
-        place = f"{path}: row {row}"
-        content = content or {}
-        _check_types(content, ROW_KEYS, place)
-        config = content.get("config", facts.get("base"))
-        if not config:
-            raise ValueError(f"{place} has no config. Give it one, or the grid a base.")
-        own = _overrides(content.get("keys", {}), place)
+        config, own, seeds = _read_row(content or {}, facts, f"{path}: row {row}")
         rows[row] = (config, own)
-        seeds = content.get("seeds", facts.get("seeds", [0]))
-        _check_seeds(seeds, place)
         for rank, seed in enumerate(seeds):
-            job = Job(
-                row, seed, folder / folder_name(row) / f"seed{seed}", config, common + own, extra
-            )
-            _check_job(job, place)
+            place = folder / folder_name(row) / f"seed{seed}"
+            job = Job(row, seed, place, config, common + own, extra)
+            _check_job(job, f"{path}: row {row}")
             jobs.append((rank, len(rows), job))
     _check_names(rows, path)
     return Grid(
@@ -181,10 +175,25 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
         keys=common,
         jobs=tuple(job for *_, job in sorted(jobs, key=lambda one: one[:2])),
         rows=rows,
-        score=tuple(facts.get("score", ["sem_seg/mIoU"])),
+        score=tuple(facts.get("score", [DEFAULT_SCORE])),
         extra=tuple(extra),
         cost=tuple(facts.get("cost", ())),
     )
+
+
+def _read_row(
+    content: Mapping[str, Any], facts: Mapping[str, Any], source: str
+) -> tuple[str, tuple[str, ...], list[int]]:
+    """Returns config, overrides and seeds of a row, the grid's where it has none."""
+    _check_types(content, ROW_KEYS, source)
+    config = content.get("config", facts.get("base"))
+    if not config:
+        raise ValueError(f"{source} has no config. Give it one, or the grid a base.")
+    seeds = content.get("seeds", facts.get("seeds", [0]))
+    is_whole = all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not seeds or not is_whole or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{source} has the seeds {seeds}. List whole numbers from 0, each once.")
+    return config, _overrides(content.get("keys", {}), source), seeds
 
 
 def flat(cfg: CfgNode) -> dict[str, Any]:
@@ -215,6 +224,14 @@ def _check_types(facts: Mapping[str, Any], kinds: Mapping[str, type], source: st
             raise ValueError(f"{source}: {key} is {value!r}. Write {words}.")
 
 
+def _check_columns(facts: Mapping[str, Any], path: str) -> None:
+    score, cost = facts.get("score", [DEFAULT_SCORE]), facts.get("cost", [1, 1])
+    if not score or not all(isinstance(name, str) and "/" in name for name in score):
+        raise ValueError(f"{path}: score is {score}. List scores such as {DEFAULT_SCORE}.")
+    if len(cost) != 2 or not all(type(side) is int and side > 0 for side in cost):
+        raise ValueError(f"{path}: cost is {cost}. Write the pair's height and width in pixels.")
+
+
 def _overrides(keys: Any, source: str) -> tuple[str, ...]:
     """Returns alternating config keys and values, as a command line has them."""
     if not isinstance(keys, dict):
@@ -228,20 +245,15 @@ def _overrides(keys: Any, source: str) -> tuple[str, ...]:
     return tuple(str(item) for pair in keys.items() for item in pair)
 
 
-def _check_seeds(seeds: Sequence[Any], source: str) -> None:
-    is_whole = all(type(seed) is int and seed >= 0 for seed in seeds)
-    if not seeds or not is_whole or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{source} has the seeds {seeds}. List whole numbers from 0, each once.")
-
-
 def _check_job(job: Job, source: str) -> None:
+    place = source
     try:
         cfg = job.config()
         for name, overrides in job.extra.items():
-            source = f"{source}, extra {name}"
+            place = f"{source}, extra {name}"
             build_config(job.config_file, job.options(*(overrides or ()))[2:])
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{source}: {error.args[0]}") from error
+        raise ValueError(f"{place}: {user_message(error)}") from error
     if len(cfg.DATASETS.TEST) != 1:
         raise ValueError(
             f"{source} has {len(cfg.DATASETS.TEST)} datasets in DATASETS.TEST. Name one, so that "

@@ -49,7 +49,7 @@ class Cell:
     def texts(self) -> tuple[str, str]:
         if not self.values:
             return "not run", ""
-        spread = "" if self.spread is None else f" +- {self.spread:.2f}"
+        spread = "" if self.spread is None else f" \u00b1 {self.spread:.2f}"
         difference = "" if self.difference is None else f"{self.difference:+.2f}"
         if self.interval:
             difference += " [{:+.2f}, {:+.2f}]".format(*self.interval)
@@ -121,7 +121,7 @@ class Comparison:
     def _notes(self) -> Iterator[str]:
         grid = self.grid
         yield (
-            "Mean +- standard deviation over seeds. Differences are to the first row, of equal "
+            "Mean \u00b1 standard deviation over seeds. Differences are to the first row, of equal "
             f"seeds, with the {LEVEL:.0%} bootstrap interval of their mean over seeds."
         )
         yield ""

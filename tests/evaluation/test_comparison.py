@@ -63,7 +63,7 @@ def test_statistics_by_hand() -> None:
     # Deviations -2.1667, -0.6667, 2.8333: squares 4.694 + 0.444 + 8.028, over 2.
     assert cell.spread == pytest.approx(np.sqrt(13.1667 / 2), abs=1e-4)
     assert cell.difference == pytest.approx((1.0 + 0.5 + 2.0) / 3)
-    assert cell.texts()[0] == "33.17 +- 2.57"
+    assert cell.texts()[0] == "33.17 \u00b1 2.57"
     assert cell.texts()[1].startswith("+1.17 [+0.50, +2.0")
 
 
@@ -93,8 +93,8 @@ def test_table(grid: Grid) -> None:
     assert head == ["row", "seeds", "mIoU", "difference", "night mIoU", "difference",
                     "swapped mIoU", "difference", "robustness mIoU", "difference",
                     "min a run"]  # fmt: skip
-    assert baseline[:4] == ["baseline", "3 of 3", "32.00 +- 2.00", ""]
-    assert ours[1:3] == ["3 of 3", "33.17 +- 2.57"]
+    assert baseline[:4] == ["baseline", "3 of 3", "32.00 \u00b1 2.00", ""]
+    assert ours[1:3] == ["3 of 3", "33.17 \u00b1 2.57"]
     assert ours[3] == ours[5]  # all night scores are lower by 1
     assert ours[-1] == "10"
     assert region == ["RegionContrast", "0 of 1", *["not run", ""] * 4, "-"]
