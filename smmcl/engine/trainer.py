@@ -119,8 +119,13 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> OrderedDict[str, Any] | None:
         """Trains to the end; returns the results of the last evaluation on the main process."""
-        with held(self.cfg.OUTPUT_DIR):
-            super().train()
+        try:
+            with held(self.cfg.OUTPUT_DIR):
+                super().train()
+        except OSError as error:
+            if error.filename is None and error.strerror:  # of metrics.json, which stays open
+                error.filename = self.cfg.OUTPUT_DIR
+            raise
         return getattr(self, "_last_eval_results", None)
 
     @classmethod
