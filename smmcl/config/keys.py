@@ -21,6 +21,9 @@ def add_smmcl_config(cfg: CfgNode) -> None:
     """
     # Modules, or .py files, of your own to import before anything is built: they register parts.
     cfg.IMPORTS = []
+    # Project of Weights & Biases to log scalars to, if that is installed; "" logs to files alone.
+    cfg.TRACKING = CfgNode()
+    cfg.TRACKING.WANDB = ""
     _add_input(cfg)
     _add_model(cfg)
     _add_contrast(cfg)
