@@ -90,7 +90,12 @@ if ENGINE == "detectron2":
         from detectron2.solver.build import maybe_add_gradient_clipping
         from detectron2.structures import ImageList
         from detectron2.utils import comm
-        from detectron2.utils.events import EventStorage, get_event_storage, has_event_storage
+        from detectron2.utils.events import (
+            EventStorage,
+            EventWriter,
+            get_event_storage,
+            has_event_storage,
+        )
         from detectron2.utils.logger import setup_logger
         from detectron2.utils.visualizer import ColorMode, Visualizer
     # Release v0.6 of 2021 and today's main branch both say 0.6; only main has this key, added
@@ -116,7 +121,12 @@ else:
         create_ddp_model,
     )
     from smmcl.d2.builtin.evaluation import DatasetEvaluator, verify_results
-    from smmcl.d2.builtin.events import EventStorage, get_event_storage, has_event_storage
+    from smmcl.d2.builtin.events import (
+        EventStorage,
+        EventWriter,
+        get_event_storage,
+        has_event_storage,
+    )
     from smmcl.d2.builtin.modeling import (
         BACKBONE_REGISTRY,
         META_ARCH_REGISTRY,

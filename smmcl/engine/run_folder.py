@@ -19,7 +19,7 @@ from smmcl.d2 import CfgNode, comm
 RESUMABLE = re.compile(r"model_(\d+|final)\.pth")  # what a run can go on from
 CHECKPOINTS = re.compile(rf"{RESUMABLE.pattern}|model_best\.pth|last_checkpoint")
 LOGS = re.compile(
-    r"metrics\.json|log\.txt(\.rank\d+)?|events\.out\.tfevents\..+"
+    r"metrics\.(json|csv)|wandb_id\.txt|log\.txt(\.rank\d+)?|events\.out\.tfevents\..+"
     r"|skipped\.json|non_finite_batch_rank\d+\.pth"
 )
 # What an evaluation beside a training writes to, inside of the training's folder.

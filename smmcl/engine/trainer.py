@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from smmcl.d2 import CfgNode, DatasetEvaluator, DefaultTrainer, HookBase, build_model, comm, hooks
+from smmcl.d2 import (
+    CfgNode,
+    DatasetEvaluator,
+    DefaultTrainer,
+    EventWriter,
+    HookBase,
+    build_model,
+    comm,
+    hooks,
+)
 from smmcl.data.datasets.build import build_model_inputs
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
@@ -27,6 +36,7 @@ from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
 from smmcl.engine.step import amp_dtype, bare, build_step_trainer, compile_backbone
 from smmcl.engine.stop import StopTogether
+from smmcl.engine.tracking import build_trackers
 from smmcl.evaluation.draws import evaluate_draws
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.sliding_window import wrap_for_test
@@ -81,6 +91,9 @@ class Trainer(DefaultTrainer):
             folder=self.cfg.OUTPUT_DIR,
         )
         return [*first, self.average, self.best, stop, *others]
+
+    def build_writers(self) -> list[EventWriter]:
+        return [*super().build_writers(), *build_trackers(self.cfg)]
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         model = self.average.model if self.average else self.model
