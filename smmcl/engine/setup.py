@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -65,7 +66,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
 @contextlib.contextmanager
 def _short_console(engine: logging.Logger) -> Iterator[None]:
     """Keeps records of many lines, such as the whole config, off the console: log.txt has them."""
-    consoles = [handler for handler in engine.handlers if type(handler) is logging.StreamHandler]
+    # Detectron2's handler of the file is a StreamHandler as well.
+    streams = (sys.stdout, sys.stderr)
+    consoles = [each for each in engine.handlers if getattr(each, "stream", None) in streams]
     for handler in consoles:
         handler.addFilter(_is_one_line)
     try:
