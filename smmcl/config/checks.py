@@ -92,7 +92,7 @@ FACTOR = real()
 COUNT = whole(1, MAX_COUNT)
 DEVICE = Rule(
     "cpu, cuda or cuda:1",
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"cpu|(cuda|mps)(:\d+)?", value)),
+    lambda value: isinstance(value, str) and bool(re.fullmatch(r"cpu|meta|(cuda|mps)(:\d+)?", value)),
 )
 SIZE = each(whole(1, MAX_SIDE), length=2)
 SCALES = each(real(0, 16, above=True))
@@ -150,7 +150,7 @@ RULES: dict[str, Rule] = {
     "MODEL.FUSION.NAME": NAME,
     "MODEL.FUSION.SCALE": real(-math.inf),
     "MODEL.FUSION.SAGATE_RELU": SWITCH,
-    "MODEL.FUSION.THRESHOLD": FACTOR,
+    "MODEL.FUSION.THRESHOLD": real(-math.inf),
     "MODEL.FUSION.ALL_CHANNELS": SWITCH,
     "MODEL.FUSION.SPARSITY_WEIGHT": FACTOR,
     "MODEL.SEM_SEG_HEAD.NAME": NAME,
