@@ -82,6 +82,16 @@ def test_one_run_has_no_differences(evaluated) -> None:
     assert "What differs" not in text
 
 
+def test_a_run_of_a_grid_brings_the_grids_table(evaluated, tmp_path) -> None:
+    folder = tmp_path / "night/baseline/seed0"
+    folder.parent.mkdir(parents=True)
+    evaluated("a").rename(folder)
+    assert "Experiment night" not in make_report(read_runs([folder]), num_pairs=0)
+    (tmp_path / "night/table.md").write_text("| row | mIoU |")
+    text = make_report(read_runs([folder]), num_pairs=0)
+    assert "<h2>Experiment night</h2>\n<pre>| row | mIoU |</pre>" in text
+
+
 def test_every_row_begins_with_its_name_and_is_whole(evaluated) -> None:
     runs = read_runs([evaluated("a", tags=("day",)), evaluated("b", tags=("day",), flip="yes")])
     page = Page(make_report(runs, num_pairs=0))
