@@ -10,7 +10,7 @@ import pytest
 from smmcl.files.yaml import load_yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *ROOT.glob("docs/*.md"), ROOT / "datasets/README.md"]
+PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "datasets/README.md",

@@ -92,7 +92,9 @@ FACTOR = real()
 COUNT = whole(1, MAX_COUNT)
 DEVICE = Rule(
     "cpu, cuda or cuda:1",
-    lambda value: isinstance(value, str) and bool(re.fullmatch(r"cpu|meta|(cuda|mps)(:\d+)?", value)),
+    lambda value: (
+        isinstance(value, str) and bool(re.fullmatch(r"cpu|meta|(cuda|mps)(:\d+)?", value))
+    ),
 )
 SIZE = each(whole(1, MAX_SIDE), length=2)
 SCALES = each(real(0, 16, above=True))

@@ -225,5 +225,5 @@ def test_noise_differs_from_sample_to_sample(config, record):
 
 def test_ablations_that_cannot_be_made(config):
     cfg = config("INPUT.AUXILIARY_ABLATION", "visible", "INPUT.AUXILIARY_FORMAT", "L")
-    with pytest.raises(ValueError, match="3 channels, but INPUT.AUXILIARY_FORMAT"):
+    with pytest.raises(ValueError, match=r"3 channels, but INPUT\.AUXILIARY_FORMAT"):
         MultiModalDatasetMapper(cfg, is_train=True)
