@@ -37,6 +37,9 @@ def _add_input(cfg: CfgNode) -> None:
     _C = cfg
     # Broken pairs that a training replaces by others and lists in skipped.json; one more stops it.
     _C.DATALOADER.SKIP_BROKEN = 0
+    # Sets whose pairs come along with the training pairs, without their labels, for methods that
+    # learn from unlabeled pairs. None may be in DATASETS.TEST.
+    _C.DATASETS.UNLABELED = ()
     # Channels of the auxiliary image: "L" one, "RGB" three (a single channel is repeated).
     _C.INPUT.AUXILIARY_FORMAT = "RGB"
     # Height and width in pixels of the training crop; smaller pairs are padded to it.

@@ -7,6 +7,7 @@ resumes at iteration i sees what it would have seen without the stop.
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,10 +22,23 @@ from smmcl.d2 import (
     build_detection_train_loader,
     comm,
 )
-from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.datasets.build import agreed_metadata, ensure_registered
+from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.data.watched_loader import WatchedLoader, named
 
-Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+Record = dict[str, Any]
+Mapper = Callable[[Record], Record]
+Extension = Callable[[CfgNode, list[Record], dict[str, Dataset]], None]
+EXTENSIONS: list[Extension] = []  # functions that add to what a training reads
+
+
+def extends_training(function: Extension) -> Extension:
+    """Decorator of a function of your own (see IMPORTS) that adds to what a training reads.
+
+    It is given the config, the records, to change in place, and the streams beside them by name.
+    """
+    EXTENSIONS.append(function)
+    return function
 
 
 class Pairs(Dataset):
@@ -77,6 +91,7 @@ class PairStream(Pairs):
     Args:
         seed: of the run.
         max_broken: broken pairs in a row that may be replaced; a sample has those under "broken".
+        beside: further streams by name. Each sample holds theirs of the same position.
     """
 
     def __init__(
@@ -87,10 +102,12 @@ class PairStream(Pairs):
         seed: int,
         max_broken: int = 0,
         num_workers: int = 0,
+        beside: Mapping[str, Dataset] | None = None,
     ) -> None:
         super().__init__(records, mapper=mapper, num_workers=num_workers)
         self._seed = seed % 2**32
         self._max_broken = max_broken
+        self._beside = dict(beside or {})
 
     def record(self, position: int, *, later: int = 0) -> dict[str, Any]:
         """The record at a position, or one that comes later in the same epoch's order."""
@@ -109,6 +126,7 @@ class PairStream(Pairs):
                     raise
                 broken[named(record)] = str(error)
             else:
+                sample.update({name: stream[position] for name, stream in self._beside.items()})
                 return {**sample, "broken": broken} if broken else sample
         raise too_many_broken(broken, self._max_broken)
 
@@ -148,12 +166,19 @@ def build_train_loader(cfg: CfgNode, *, mapper: Mapper, start_position: int = 0)
     positions = PositionSampler(
         start_position, rank=comm.get_rank(), world_size=comm.get_world_size()
     )
+    records, beside = [{**record} for record in list_records(cfg.DATASETS.TRAIN)], {}
+    if cfg.DATASETS.UNLABELED:
+        check_not_tested(cfg)
+        beside["unlabeled"] = unlabeled_stream(cfg, cfg.DATASETS.UNLABELED, seed=cfg.SEED + 1)
+    for extend in EXTENSIONS:
+        extend(cfg, records, beside)
     pairs = PairStream(
-        _records(cfg.DATASETS.TRAIN),
+        records,
         mapper=mapper,
         seed=cfg.SEED,
         max_broken=cfg.DATALOADER.SKIP_BROKEN,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        beside=beside,
     )
     loader = build_detection_train_loader(
         dataset=pairs,
@@ -173,7 +198,7 @@ def build_test_loader(
     cfg: CfgNode, dataset_name: str, *, mapper: Mapper, limit: int | None = None
 ) -> WatchedLoader:
     """Builds the loader of one test set: its first `limit` pairs in order, one at a time."""
-    records = _records([dataset_name])[:limit]
+    records = list_records([dataset_name])[:limit]
     if cfg.INPUT.AUXILIARY_ABLATION == "swap":
         records = swap_auxiliary(records)
     num_workers = cfg.DATALOADER.NUM_WORKERS
@@ -199,7 +224,39 @@ def swap_auxiliary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _records(names: Sequence[str]) -> list[dict[str, Any]]:
+def unlabeled_stream(
+    cfg: CfgNode, names: Sequence[str], *, seed: int, **changes: Any
+) -> PairStream:
+    """Pairs of sets whose labels are never opened, augmented like those of DATASETS.TRAIN.
+
+    Args:
+        seed: of the order. With that of another stream, both would meet the same positions.
+        changes: arguments of the mapper that replace the config's.
+    """
+    agreed_metadata([*cfg.DATASETS.TRAIN, *names])
+    records = [{**record} for record in list_records(names)]
+    for record in records:
+        record.pop("sem_seg_file_name", None)
+    mapper = MultiModalDatasetMapper(cfg, is_train=True, is_labeled=False, **changes)
+    return PairStream(records, mapper=mapper, seed=seed)
+
+
+def check_not_tested(cfg: CfgNode) -> None:
+    """Raises if a pair of DATASETS.UNLABELED is also one of DATASETS.TEST."""
+    tested = list_records(cfg.DATASETS.TEST) if cfg.DATASETS.TEST else []
+    files = {os.path.realpath(record["file_name"]) for record in tested}
+    unlabeled = list_records(cfg.DATASETS.UNLABELED)
+    shared = [r["image_id"] for r in unlabeled if os.path.realpath(r["file_name"]) in files]
+    if shared:
+        raise ValueError(
+            f"DATASETS.UNLABELED and DATASETS.TEST share {len(shared)} pairs: "
+            f"{', '.join(shared[:5])}{', ...' if len(shared) > 5 else ''}. Training must not see "
+            "test pairs, even without labels. Name other sets in DATASETS.UNLABELED."
+        )
+
+
+def list_records(names: Sequence[str]) -> list[Record]:
+    """The records of sets in the order of their names; at least one."""
     ensure_registered(names)
     records = [record for name in names for record in DatasetCatalog.get(name)]
     if not records:

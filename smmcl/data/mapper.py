@@ -18,6 +18,7 @@ from smmcl.data.appearance.photometric import Appearance, build_appearance
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.geometry import draw_geometry
 from smmcl.data.reader import PairReader, check_same_size
+from smmcl.files.images import decode
 
 AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
 
@@ -44,10 +45,11 @@ class MultiModalDatasetMapper:
         seed: int,
         appearance: Sequence[Appearance] = (),
         ablation: str = "",
+        is_labeled: bool = True,
     ) -> None:
         """
         Args:
-            is_train: reads labels and augments.
+            is_train: augments.
             reader: of the dataset's records.
             crop_size: (H, W) in training.
             scales: factors of the random resize before the crop.
@@ -55,6 +57,7 @@ class MultiModalDatasetMapper:
             seed: of the run. Negative ones are legal, and like others give one fixed sequence.
             appearance: random changes of the images, in training after the geometry.
             ablation: INPUT.AUXILIARY_ABLATION; the loader swaps, the others are made here.
+            is_labeled: reads labels in training.
         """
         self.is_train = is_train
         self.reader = reader
@@ -64,6 +67,7 @@ class MultiModalDatasetMapper:
         self.seed = seed % 2**32
         self.appearance = tuple(appearance)
         self.ablation = ablation
+        self.is_labeled = is_labeled
         self.has_drawn = False  # a position
 
     @classmethod
@@ -100,7 +104,8 @@ class MultiModalDatasetMapper:
             The record, with "image" (3, H, W) uint8, "auxiliary" (A, H, W) uint8 or float32 on the
             scale 0..255 unless the set has visible images alone, "valid_box" (top, left, bottom,
             right) of the real pixels, the stored "height" and "width"; in training also "sem_seg"
-            (H, W) int64 and "view_seed", from which the contrastive branch draws its views.
+            (H, W) int64, "view_seed", from which the contrastive branch draws its views, and under
+            each key of the record's "further_file_names" that image, cut like "image".
         """
         record = dict(record)
         if self.is_train and "position" not in record:
@@ -144,18 +149,23 @@ class MultiModalDatasetMapper:
         self, record: dict[str, Any], visible: np.ndarray, auxiliary: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Moves images and label by one geometry, changes their looks; adds what training needs."""
-        label = self.reader.label(record)
-        check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
         generator = self._generator(record)
         geometry = draw_geometry(
             generator,
-            size=label.shape,
+            size=visible.shape[:2],
             scales=self.scales,
             crop_size=self.crop_size,
             flip_probability=self.flip_probability,
         )
-        label = geometry.apply(label, fill=self.reader.ignore, nearest=True)
-        record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
+        if self.is_labeled:
+            label = self.reader.label(record)
+            check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
+            label = geometry.apply(label, fill=self.reader.ignore, nearest=True)
+            record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
+        for key, path in record.get("further_file_names", {}).items():
+            image = self.reader.visible(decode(path, role=f"{key} image"))
+            check_same_size(visible, record["file_name"], image, path)
+            record[key] = channels_first(geometry.apply(image, fill=0))
         record["valid_box"] = geometry.valid_box
         record["view_seed"] = int(generator.integers(2**62))
         visible = geometry.apply(visible, fill=0)

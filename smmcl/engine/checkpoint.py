@@ -14,6 +14,7 @@ from smmcl.d2 import ENGINE, ENGINE_VERSION, CfgNode, DetectionCheckpointer
 from smmcl.data.alignment import Alignment
 from smmcl.data.datasets.keys import check_facts
 from smmcl.data.format import AuxiliaryFormat
+from smmcl.engine.deployed import TrainingOnly, bare, deployed
 from smmcl.engine.run_folder import RESUMABLE
 from smmcl.files.archive import is_archive, is_sound
 from smmcl.files.atomic import atomic, partials, write_text
@@ -190,13 +191,17 @@ class RunCheckpointer(DetectionCheckpointer):
 
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> RunCheckpointer:
-    """The checkpointer of a run, whose files hold its config."""
+    """The checkpointer of a run, whose files hold the config of the model that is deployed."""
+    whole, inner, config = bare(model), deployed(model), cfg
+    if inner is not whole:
+        checkpointables["training_only"] = TrainingOnly(whole, inner)
+        config = whole.deployed_config(cfg)
     return RunCheckpointer(
-        model,
+        inner,
         cfg.OUTPUT_DIR,
         unfilled=cfg.MODEL.UNFILLED_WEIGHTS,
         num_kept=cfg.SOLVER.CHECKPOINTS_KEPT,
-        config=cfg.dump(),
+        config=config.dump(),
         **checkpointables,
     )
 

@@ -17,7 +17,7 @@ from smmcl.d2 import (
     maybe_add_gradient_clipping,
 )
 
-STREAMS = ("backbone.visible.", "backbone.auxiliary.")
+STREAMS = (".backbone.visible.", ".backbone.auxiliary.")
 LAYER_SCALE = ("layer_scale_1", "layer_scale_2")
 
 
@@ -37,7 +37,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
         lr_factor_func=lambda name: (
-            cfg.SOLVER.STREAMS_LR_FACTOR if name.startswith(STREAMS) else 1.0
+            cfg.SOLVER.STREAMS_LR_FACTOR if any(part in f".{name}" for part in STREAMS) else 1.0
         ),
         overrides={name: {"weight_decay": 0.0} for name in LAYER_SCALE},
     )

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from smmcl.d2 import CfgNode, SimpleTrainer, comm
 from smmcl.engine.checkpoint import write_tensors
+from smmcl.engine.deployed import bare
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -209,8 +210,3 @@ def unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager:
     """Keeps the gradients of a model to this process, where there are others."""
     is_wrapped = isinstance(model, DistributedDataParallel)
     return model.no_sync() if is_wrapped else contextlib.nullcontext()
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model without the wrapper for several processes."""
-    return model.module if isinstance(model, DistributedDataParallel) else model

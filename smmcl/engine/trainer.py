@@ -24,6 +24,7 @@ from smmcl.data.datasets.build import build_model_inputs
 from smmcl.data.loader import build_test_loader, build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.checkpoint import build_checkpointer
+from smmcl.engine.deployed import deployed
 from smmcl.engine.hooks import (
     AverageRunningStatistics,
     ReseedEveryStep,
@@ -34,7 +35,7 @@ from smmcl.engine.launch import parallelize
 from smmcl.engine.run_folder import held
 from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
-from smmcl.engine.step import amp_dtype, bare, build_step_trainer, compile_backbone
+from smmcl.engine.step import amp_dtype, build_step_trainer, compile_backbone
 from smmcl.engine.stop import StopTogether
 from smmcl.engine.tracking import build_trackers
 from smmcl.evaluation.draws import evaluate_draws
@@ -81,7 +82,7 @@ class Trainer(DefaultTrainer):
             for hook in others
         ]
         decay = self.cfg.SOLVER.AVERAGE_DECAY
-        self.average = WeightAverage(bare(self.model), decay) if decay else None
+        self.average = WeightAverage(deployed(self.model), decay) if decay else None
         self.best = build_best_checkpoint(self.cfg)
         # What a stop saves includes the schedule's step; a long evaluation need not come first.
         first = [self.randomness, timer, scheduler, AverageRunningStatistics()]
@@ -150,7 +151,7 @@ class Trainer(DefaultTrainer):
         }
         listed = ", ".join(f"{name} {count:.2f} M" for name, count in parts.items())
         logger.info(f"Model: {sum(parts.values()):.2f} M parameters ({listed})")
-        compile_backbone(cfg, model)
+        compile_backbone(cfg, deployed(model))
         return model
 
     @classmethod

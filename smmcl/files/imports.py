@@ -31,6 +31,9 @@ def import_own(names: Sequence[str], *, source: str, is_trusted: bool) -> None:
     if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{source} sets IMPORTS to {names!r}. Give a list of modules or files.")
     for name in names:
+        if name.partition(".")[0] == __name__.partition(".")[0]:  # a part of this project
+            importlib.import_module(name)
+            continue
         mark = _mark(name, source)
         known = _known_file()
         marks = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from smmcl.config import build_config
+from smmcl.d2 import DatasetCatalog
 from smmcl.data.loader import (
     PairStream,
     PositionSampler,
@@ -18,6 +19,8 @@ from smmcl.data.loader import (
     build_train_loader,
     swap_auxiliary,
 )
+from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.data.reader import PairReader
 from smmcl.data.watched_loader import shielded
 
 RECORDS = [{"image_id": index} for index in range(7)]
@@ -137,7 +140,7 @@ def test_empty_dataset(config):
 
 def test_workers_leave_signals_to_the_main_process(monkeypatch) -> None:
     cfg = build_config("Base-SMMCL.yaml", ["DATALOADER.NUM_WORKERS", 1, "SOLVER.IMS_PER_BATCH", 1])
-    monkeypatch.setattr("smmcl.data.loader._records", lambda names: RECORDS)
+    monkeypatch.setattr("smmcl.data.loader.list_records", lambda names: RECORDS)
 
     def look(record: dict) -> dict:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -189,3 +192,47 @@ def test_workers_end_with_the_main_process(tmp_path: pathlib.Path) -> None:
 def _lives(process: pathlib.Path) -> bool:
     """An ended process that nobody waits for stays as a zombie."""
     return process.exists() and "State:\tZ" not in (process / "status").read_text()
+
+
+def test_streams_beside_come_along_at_the_same_position():
+    beside = PairStream(RECORDS[:3], mapper=identity, seed=5)
+    stream = PairStream(RECORDS, mapper=identity, seed=1, beside={"unlabeled": beside})
+    for position in (0, 4, 30):
+        assert stream[position]["unlabeled"] == beside[position]
+    assert ids(stream, range(7)) == ids(PairStream(RECORDS, mapper=identity, seed=1), range(7))
+
+
+def unlabeled_config(registered_pairs, **names):
+    test = names.get("test") or registered_pairs()
+    return build_config("", [
+        "DATASETS.TRAIN", (registered_pairs(),), "DATASETS.TEST", (test,),
+        "DATASETS.UNLABELED", (names["unlabeled"],), "INPUT.CROP_SIZE", [32, 32],
+        "INPUT.AUXILIARY_FORMAT", "L", "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0,
+    ])  # fmt: skip
+
+
+def test_labels_of_unlabeled_sets_are_never_opened(registered_pairs, monkeypatch):
+    cfg = unlabeled_config(registered_pairs, unlabeled=registered_pairs())
+    opened = []
+    read = PairReader.read_label
+    monkeypatch.setattr(
+        PairReader, "read_label", lambda self, path: opened.append(path) or read(self, path)
+    )
+    mapper = MultiModalDatasetMapper(cfg, is_train=True)
+    batches = list(itertools.islice(build_train_loader(cfg, mapper=mapper), 3))
+    unlabeled = [sample["unlabeled"] for batch in batches for sample in batch]
+    assert all(sample["image"].shape == (3, 32, 32) for sample in unlabeled)
+    assert not any("sem_seg" in s or "sem_seg_file_name" in s for s in unlabeled)
+    folders = {str(pathlib.Path(sample["file_name"]).parent) for sample in unlabeled}
+    assert len(opened) == 6
+    assert not [path for path in opened if any(str(path).startswith(f) for f in folders)]
+    # The catalog's own records keep their labels.
+    assert all("sem_seg_file_name" in r for r in DatasetCatalog.get(cfg.DATASETS.UNLABELED[0]))
+
+
+def test_unlabeled_pairs_that_are_tested_are_refused_by_name(registered_pairs):
+    name = registered_pairs()
+    cfg = unlabeled_config(registered_pairs, unlabeled=name, test=name)
+    first = DatasetCatalog.get(name)[0]["image_id"]
+    with pytest.raises(ValueError, match=rf"share \d+ pairs: {first}, .*name other|Name other"):
+        build_train_loader(cfg, mapper=identity)

@@ -227,3 +227,17 @@ def test_ablations_that_cannot_be_made(config):
     cfg = config("INPUT.AUXILIARY_ABLATION", "visible", "INPUT.AUXILIARY_FORMAT", "L")
     with pytest.raises(ValueError, match=r"3 channels, but INPUT\.AUXILIARY_FORMAT"):
         MultiModalDatasetMapper(cfg, is_train=True)
+
+
+def test_further_images_are_cut_like_the_visible_one(record):
+    further = {"translated": record["file_name"]}
+    for position in range(5):
+        sample = make_mapper()({**record, "position": position, "further_file_names": further})
+        assert torch.equal(sample["translated"], sample["image"])
+
+
+def test_further_images_have_the_size_of_the_visible_one(record, tmp_path):
+    path = tmp_path / "other.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
+    with pytest.raises(ValueError, match=r"40x48 but .*other\.png is 8x8"):
+        make_mapper()({**record, "position": 0, "further_file_names": {"translated": str(path)}})

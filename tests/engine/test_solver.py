@@ -74,6 +74,13 @@ def test_the_streams_have_a_rate_of_their_own() -> None:
                     if any(parameter is other for other in group["params"])
                 ]
                 assert rate == pytest.approx(2 if name == "exchanges" else 2 * factor)
+    # A model that wraps this one has the same streams.
+    cfg = build_config("", ["SOLVER.STREAMS_LR_FACTOR", "0.5"])
+    rates = (
+        sorted(group["lr"] for group in build_optimizer(cfg, one).param_groups)
+        for one in (model, nn.ModuleDict({"model": model}))
+    )
+    assert next(rates) == next(rates)
     groups = build_optimizer(build_config(), model).param_groups
     assert len(groups) == 2  # as before there was the key: decayed and not
 

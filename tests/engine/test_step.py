@@ -12,9 +12,15 @@ import smmcl.engine.trainer  # noqa: F401  registers the parts
 from smmcl.cli import user_message
 from smmcl.config import build_config
 from smmcl.d2 import build_model, comm
+from smmcl.engine.deployed import TrainingOnly, deployed
 from smmcl.engine.launch import parallelize, start
 from smmcl.engine.solver import build_optimizer
-from smmcl.engine.step import StepTrainer, amp_dtype, build_step_trainer, unsynchronised
+from smmcl.engine.step import (
+    StepTrainer,
+    amp_dtype,
+    build_step_trainer,
+    unsynchronised,
+)
 from smmcl.modeling.head.hamburger import MatrixFactorization
 
 TINY = [
@@ -263,3 +269,26 @@ def test_automatic_precision(monkeypatch) -> None:
     for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, c=capability: c)
         assert amp_dtype(build_config("Base-SMMCL.yaml", ["MODEL.DEVICE", "cuda"])) is dtype
+
+
+def test_what_is_for_training_only_is_kept_apart() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.extra = nn.Linear(2, 2), nn.Linear(2, 1)
+
+        @property
+        def deployed(self) -> nn.Module:
+            return self.inner
+
+    first, second = Wrapper(), Wrapper()
+    assert deployed(first) is first.inner
+    assert deployed(first.inner) is first.inner
+    state = TrainingOnly(first, first.inner).state_dict()
+    assert set(state) == {"extra.weight", "extra.bias"}
+    before = second.inner.weight.clone()
+    TrainingOnly(second, second.inner).load_state_dict(state)
+    assert torch.equal(second.extra.weight, first.extra.weight)
+    assert torch.equal(second.inner.weight, before)
+    with pytest.raises(RuntimeError, match=r"extra\.bias"):
+        TrainingOnly(second, second.inner).load_state_dict({"extra.weight": state["extra.weight"]})
