@@ -43,6 +43,7 @@ LAYERS = {
     "smmcl.lowlight.momentum": 0,
     "smmcl.lowlight.regions": 0,
     "smmcl.lowlight.view": 0,
+    "smmcl.lowlight.config": 2,
     "smmcl.engine": 4,
     "smmcl.evaluation": 4,
     "smmcl.visualization": 4,

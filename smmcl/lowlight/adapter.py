@@ -11,16 +11,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
 from smmcl.lowlight.alignment import maximum_mean_discrepancy
+from smmcl.lowlight.build import build_mask, build_momentum, build_view, check_adaptation
 from smmcl.lowlight.momentum import MomentumAlignment
 from smmcl.lowlight.regions import MaskSource
 from smmcl.lowlight.relight import ViewSource
 from smmcl.lowlight.wrapped import check_model, preprocess
 
 
+@META_ARCH_REGISTRY.register()
 class LightAdapter(nn.Module):
     """Trains a model for low light. Inference, and the weights of `model`, are the model's own."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -58,11 +62,42 @@ class LightAdapter(nn.Module):
         self.night_view = night_view
         self.ignore_value = ignore_value
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_adaptation(cfg)
+        node = cfg.MODEL.LIGHT_ADAPTER
+        model = META_ARCH_REGISTRY.get(node.META_ARCHITECTURE)(cfg)
+        return {
+            "model": model,
+            "second_view": build_view(cfg),
+            "mask": build_mask(cfg),
+            "dark_weight": node.DARK_WEIGHT,
+            "momentum": build_momentum(cfg, model),
+            "momentum_weight": node.MOMENTUM.WEIGHT,
+            "night_feature": node.NIGHT.FEATURE if node.NIGHT.WEIGHT else None,
+            "night_weight": node.NIGHT.WEIGHT,
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+
+    @property
+    def deployed(self) -> nn.Module:
+        """What checkpoints hold: the plain model."""
+        return self.model
+
+    @staticmethod
+    def deployed_config(cfg: CfgNode) -> CfgNode:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.LIGHT_ADAPTER.META_ARCHITECTURE
+        del cfg.MODEL["LIGHT_ADAPTER"]
+        cfg.IMPORTS = [name for name in cfg.IMPORTS if not name.startswith("smmcl.lowlight")]
+        return cfg
+
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
         Args:
-            batched_inputs: as the model's, in training with "view_seed", and with "night", an
-                unlabeled input of the same kind, where there is a night feature.
+            batched_inputs: as the model's, in training with "view_seed", and with "unlabeled", a
+                night input of the same kind without labels, where there is a night feature.
 
         Returns:
             in training, losses by name, weighted: the model's on the day view, on the dark view as
@@ -86,7 +121,7 @@ class LightAdapter(nn.Module):
             loss = self.momentum(model, pairs, features)
             losses["loss_momentum"] = self.momentum_weight * loss
         if self.night_feature is not None:
-            loss = self._night(features[1], [record["night"] for record in batched_inputs])
+            loss = self._night(features[1], [record["unlabeled"] for record in batched_inputs])
             losses["loss_night"] = self.night_weight * loss
         return losses
 

@@ -48,12 +48,11 @@ def _kaiming(projector: nn.Sequential) -> nn.Sequential:
 def momentum_target(model: nn.Module, *, momentum: float = 0.99) -> AveragedModel:
     """A frozen copy: `update_parameters(model)` makes it momentum * itself + the rest * model.
 
-    Buffers are copied; the authors leave the target running statistics of its own.
+    The first update copies, since weights may be loaded after this was built. Buffers are copied;
+    the authors leave the target running statistics of its own.
     """
     target = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(momentum))
-    target.requires_grad_(False)
-    target.update_parameters(model)  # The first update copies; the later ones average.
-    return target
+    return target.requires_grad_(False)
 
 
 def prediction_loss(prediction: Tensor, key: Tensor) -> Tensor:

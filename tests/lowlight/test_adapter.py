@@ -81,7 +81,7 @@ def test_only_the_visible_image_changes(segmentor, inputs) -> None:
 )  # fmt: skip
 def test_every_term_at_once(mask, segmentor, inputs) -> None:
     for record in inputs:
-        record["night"] = {key: record[key] // 4 for key in ("image", "auxiliary")}
+        record["unlabeled"] = {key: record[key] // 4 for key in ("image", "auxiliary")}
     adapter = LightAdapter(
         model=segmentor, second_view=ExposureView(), mask=mask, momentum=aligned(segmentor),
         night_feature="fused",
@@ -99,7 +99,7 @@ def test_every_term_at_once(mask, segmentor, inputs) -> None:
 
 def test_the_night_term_is_the_mmd_of_means(segmentor, inputs) -> None:
     for record in inputs:
-        record["night"] = {key: record[key] // 4 for key in ("image", "auxiliary")}
+        record["unlabeled"] = {key: record[key] // 4 for key in ("image", "auxiliary")}
     options = {"model": segmentor.eval(), "second_view": Same(), "night_feature": "visible"}
     adapter = LightAdapter(**options, night_weight=2.0)
     adapter.training = True  # of the adapter alone: the running statistics stay
@@ -109,7 +109,7 @@ def test_the_night_term_is_the_mmd_of_means(segmentor, inputs) -> None:
         pair = segmentor.normalize(segmentor.preprocess(records))
         return segmentor.features(pair)["visible"].mean((2, 3))
 
-    nights = [record["night"] for record in inputs]
+    nights = [record["unlabeled"] for record in inputs]
     expected = 2 * maximum_mean_discrepancy(means(inputs), means(nights))
     torch.testing.assert_close(loss, expected)
     assert loss > 0.01
@@ -118,7 +118,7 @@ def test_the_night_term_is_the_mmd_of_means(segmentor, inputs) -> None:
         record["brightened"] = 4 * record["image"]
     for record in inputs:
         record["image"] = 4 * (record["image"] // 4)
-        record["auxiliary"] = record["night"]["auxiliary"]
+        record["auxiliary"] = record["unlabeled"]["auxiliary"]
     shown = LightAdapter(**options, night_view=StoredView("brightened"))
     shown.training = True
     assert shown(inputs)["loss_night"].item() == pytest.approx(0, abs=1e-5)

@@ -130,6 +130,7 @@ def test_average_matches_the_reference(filled, near, numbers) -> None:
 
     take_step(0)
     target = momentum_target(model, momentum=0.99)
+    target.update_parameters(model)
     for step in (1, 2, 3):
         take_step(step)
         target.update_parameters(model)
@@ -140,6 +141,7 @@ def test_average_matches_the_reference(filled, near, numbers) -> None:
 def test_target_by_hand() -> None:
     model = nn.BatchNorm1d(1)
     target = momentum_target(model, momentum=0.75)
+    target.update_parameters(model)
     with torch.no_grad():
         model.weight.fill_(3)
         model.running_mean.fill_(7)
@@ -154,6 +156,7 @@ def test_target_resumes_where_it_was() -> None:
     torch.manual_seed(0)
     model = nn.Linear(2, 2)
     target = momentum_target(model)
+    target.update_parameters(model)
     resumed = momentum_target(nn.Linear(2, 2))
     resumed.load_state_dict(copy.deepcopy(target.state_dict()))
     with torch.no_grad():
@@ -224,6 +227,10 @@ def test_one_direction_gives_the_other_view_no_gradient(view: int) -> None:
 def test_alignment_follows_the_model_slowly() -> None:
     model, views = Scaled(), (torch.ones(2, 2), torch.ones(2, 2))
     aligned = alignment(model, momentum=0.75)
+    with torch.no_grad():
+        model.weight.fill_(1)  # weights that are loaded before the first step
+    aligned(model, views, tuple(map(model.features, views)))
+    assert aligned.target.module[0].weight.tolist() == [1, 1]
     with torch.no_grad():
         model.weight.fill_(5)
     aligned(model, views, tuple(map(model.features, views)))

@@ -1,0 +1,118 @@
+"""Parts of the companions by their names in a config."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from smmcl.d2 import CfgNode, DatasetCatalog
+from smmcl.data.loader import Record, extends_training
+from smmcl.files.pairing import find_images, match_pairs
+from smmcl.lowlight.momentum import MomentumAlignment, map_projector, mlp
+from smmcl.lowlight.regions import (
+    AuxiliaryMask,
+    BlockMask,
+    LabelMask,
+    MaskSource,
+    RandomMask,
+    SaliencyMask,
+)
+from smmcl.lowlight.relight import ExposureView, GammaView, StoredView, ViewSource
+
+NIGHT = re.compile(r"(^|[^a-z])(night|dark|unlit)([^a-z]|$)")  # in names of sets, tasks and tags
+
+
+def choose(choices: dict[str, Callable], name: str, key: str) -> Callable:
+    if name not in choices:
+        raise ValueError(f"MODEL.LIGHT_ADAPTER.{key} is {name!r}. Choose {', '.join(choices)}.")
+    return choices[name]
+
+
+def build_view(cfg: CfgNode) -> ViewSource:
+    node = cfg.MODEL.LIGHT_ADAPTER.VIEW
+    sources = {
+        "gamma": lambda: GammaView(*node.GAMMA),
+        "exposure": lambda: ExposureView(stops=tuple(node.STOPS)),
+        "stored": StoredView,
+    }
+    return choose(sources, node.NAME, "VIEW.NAME")()
+
+
+def build_mask(cfg: CfgNode) -> MaskSource | None:
+    node = cfg.MODEL.LIGHT_ADAPTER.MASK
+    sources = {
+        "saliency": lambda: SaliencyMask(node.QUANTILE),
+        "auxiliary": lambda: AuxiliaryMask(node.QUANTILE),
+        "labels": lambda: LabelMask(tuple(node.CLASSES)),
+        "blocks": BlockMask,
+        "wiid": lambda: RandomMask((SaliencyMask(node.QUANTILE), BlockMask()), (0.1, 0.6)),
+    }
+    return choose(sources, node.NAME, "MASK.NAME")() if node.NAME else None
+
+
+def build_momentum(cfg: CfgNode, model: nn.Module) -> MomentumAlignment | None:
+    node = cfg.MODEL.LIGHT_ADAPTER.MOMENTUM
+    if not node.WEIGHT:
+        return None
+    keys = list(node.KEY_FEATURES) or list(node.FEATURES)
+    if len(keys) != len(node.FEATURES):
+        raise ValueError(
+            f"MODEL.LIGHT_ADAPTER.MOMENTUM has {len(node.FEATURES)} FEATURES but {len(keys)} "
+            "KEY_FEATURES. Name one for each, or none."
+        )
+    shape = model.backbone.output_shape()
+    if unknown := sorted({*node.FEATURES, *keys} - set(shape)):
+        raise ValueError(
+            f"MODEL.LIGHT_ADAPTER.MOMENTUM names {', '.join(unknown)}, but the model has "
+            f"{', '.join(shape)}. Choose from those."
+        )
+    return MomentumAlignment(
+        model=model,
+        projectors={name: map_projector(shape[name].channels) for name in node.FEATURES},
+        predictors={name: mlp(128) for name in node.FEATURES},
+        key_features=dict(zip(node.FEATURES, keys, strict=True)),
+        direction=node.DIRECTION,
+        momentum=node.DECAY,
+    )
+
+
+def check_adaptation(cfg: CfgNode) -> None:
+    """Raises when night decides which checkpoint is best, or what a term reads is not there."""
+    metric, night = cfg.TEST.BEST_METRIC, cfg.MODEL.LIGHT_ADAPTER.NIGHT
+    sets = [name for name in cfg.DATASETS.TEST if metric.startswith(f"{name}/")]
+    name = next(iter([*sets, *cfg.DATASETS.TEST]), "")
+    tags = {tag for record in _records(name) if metric for tag in record.get("tags", ())}
+    is_of_day = re.search(r"sem_seg_day/", metric)
+    is_dark = any(NIGHT.search(tag) for tag in tags) and not is_of_day
+    if metric and (NIGHT.search(metric.replace("_", " ")) or NIGHT.search(name) or is_dark):
+        raise ValueError(
+            f"TEST.BEST_METRIC {metric!r} would choose a checkpoint by the labels of night pairs "
+            f"of {name}. Choose by day pairs, such as 'sem_seg_day/mIoU', or leave it empty."
+        )
+    if cfg.INPUT.FORMAT != "RGB":
+        raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. Low-light training needs 'RGB'.")
+    if night.WEIGHT and not cfg.DATASETS.UNLABELED:
+        raise ValueError(
+            "MODEL.LIGHT_ADAPTER.NIGHT.WEIGHT is set, but DATASETS.UNLABELED is empty. Name sets "
+            "of night pairs there, or set the weight to 0."
+        )
+
+
+def _records(name: str) -> list[Record]:
+    return DatasetCatalog.get(name) if name else []
+
+
+@extends_training
+def add_stored_views(cfg: CfgNode, records: list[Record], beside: dict[str, Dataset]) -> None:
+    """Names the images of MODEL.LIGHT_ADAPTER.VIEW.FOLDER in the records that they belong to."""
+    node = cfg.MODEL.get("LIGHT_ADAPTER")
+    is_used = cfg.MODEL.META_ARCHITECTURE == "LightAdapter" and node.VIEW.NAME == "stored"
+    if not is_used:
+        return
+    visible = [Path(record["file_name"]) for record in records]
+    for record, (_, path) in zip(
+        records, match_pairs(visible, find_images(node.VIEW.FOLDER)), strict=True
+    ):
+        record["further_file_names"] = {StoredView.key: str(path)}

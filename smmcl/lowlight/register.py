@@ -1,0 +1,5 @@
+"""Importing this file, by `IMPORTS: [smmcl.lowlight.register]`, makes the companions known."""
+
+from smmcl.lowlight import adapter, config
+
+PARTS = (adapter, config)
