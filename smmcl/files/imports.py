@@ -32,7 +32,7 @@ def import_own(names: Sequence[str], *, source: str, is_trusted: bool) -> None:
         raise ValueError(f"{source} sets IMPORTS to {names!r}. Give a list of modules or files.")
     for name in names:
         if name.partition(".")[0] == __name__.partition(".")[0]:  # a part of this project
-            importlib.import_module(name)
+            _import_ours(name, source)
             continue
         mark = _mark(name, source)
         known = _known_file()
@@ -46,6 +46,15 @@ def import_own(names: Sequence[str], *, source: str, is_trusted: bool) -> None:
             write_text(known, "\n".join([*marks, mark]) + "\n")
         logger.info(f"Importing {name}, which {source} names")
         _import(name)
+
+
+def _import_ours(name: str, source: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{source} asks to import {name}: {error}. Correct IMPORTS, or install what is missing."
+        ) from error
 
 
 def _mark(name: str, source: str) -> str:

@@ -112,3 +112,11 @@ def test_a_part_of_ones_own_trains_in_two_processes_and_predicts(
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert list((tmp_path / "out").glob("panels/*.png"))
+
+
+def test_parts_of_this_project_need_no_permission(part, tmp_path: pathlib.Path) -> None:
+    cfg = build_config("a checkpoint", text="IMPORTS: ['smmcl.modeling.fusion.plain']\n")
+    assert cfg.IMPORTS == ["smmcl.modeling.fusion.plain"]
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(ValueError, match=r"asks to import smmcl\.moon: No module.*Correct IMPORTS"):
+        build_config("a checkpoint", text="IMPORTS: ['smmcl.moon']\n")
