@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.config import get_cfg
+from smmcl.config import build_config
 from smmcl.d2 import setup_logger
 from smmcl.inference.named_model import add_model_arguments, named_config
 from smmcl.inference.predict_files import FilePredictor
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
     for name in LISTS:
         # An option of several values takes the config overrides behind it as well.
         given = getattr(args, name)
-        starts = (i for i, value in enumerate(given) if value.split(".")[0] in get_cfg())
+        starts = (i for i, value in enumerate(given) if value.split(".")[0] in build_config())
         end = next(starts, len(given))
         setattr(args, name, given[:end])
         args.opts = [*given[end:], *args.opts]
