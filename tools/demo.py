@@ -103,7 +103,7 @@ def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> 
             bar.update()
             if args.json:
                 print(json.dumps(entry, default=str), flush=True)
-    if skipped and not seconds:
+    if skipped and not seconds and not before:
         raise SystemExit(f"error: none of {skipped} pairs could be predicted")
     if args.json:
         return

@@ -244,8 +244,8 @@ def test_an_interrupted_video_can_be_played(call_tool, run_folder, tmp_path, mon
     with pytest.raises(SystemExit) as leaving:
         demo(call_tool, run_folder, tmp_path / "out", *places)
     assert leaving.value.code == 130
-    for part in ("overlay", "panel"):
-        assert len(list(read_frames(tmp_path / f"out/v_{part}.mp4"))) == 2
+    for part in ("overlays", "panels"):
+        assert len(list(read_frames(tmp_path / f"out/{part}/v.mp4"))) == 2
 
 
 @pytest.mark.parametrize(
