@@ -25,6 +25,7 @@ WRONG = {
     "OUTPUT_DIR": ["''", "3", "null"],
     "SEED": [HUGE, "1.5", "null"],
     "CUDNN_BENCHMARK": ["2", "null"],
+    "DATASETS.UNLABELED": ["mfnet_train", "[1]"],
     "DATASETS.TRAIN": ["mfnet_train", "[1]", "['']", "null"],
     "DATALOADER.NUM_WORKERS": ["-1", HUGE, "null"],
     "INPUT.FORMAT": ["RGBA", "rgb", "''"],

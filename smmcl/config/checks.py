@@ -110,6 +110,7 @@ RULES: dict[str, Rule] = {
     "CUDNN_BENCHMARK": SWITCH,
     "DATASETS.TRAIN": each(NAME, least=0),
     "DATASETS.TEST": each(NAME, least=0),
+    "DATASETS.UNLABELED": each(NAME, least=0),
     "DATALOADER.NUM_WORKERS": whole(0, 1024),
     "DATALOADER.SKIP_BROKEN": whole(),
     # Our loaders neither group nor filter; Detectron2's loaders, with our mapper, do.
