@@ -88,12 +88,15 @@ class Job:
                     "choose another folder by --output."
                 )
             return
-        old, new, defaults = self.record()["config"], flat(self.config()), flat(build_config())
-        names = [key for key in {**old, **new} if key not in FREE]
+        cfg = self.config()
+        # Read as a checkpoint's config is, so that a run outlives renamed keys and new ones.
+        text = json.dumps(_nested(self.record()["config"]))
+        before = build_config(str(self.record_file), ["IMPORTS", cfg.IMPORTS], text=text)
+        old, new = flat(before), flat(cfg)
         changed = [
-            f"{key} {old.get(key, defaults.get(key))} (now {new.get(key, 'no key')})"
-            for key in names
-            if key not in new or old.get(key, defaults.get(key)) != new[key]
+            f"{key} {old[key]} (now {new[key]})"
+            for key in new
+            if old[key] != new[key] and key not in FREE
         ]
         if changed:
             raise ValueError(
@@ -207,6 +210,18 @@ def flat(cfg: CfgNode) -> dict[str, Any]:
                 yield prefix + key, value
 
     return json.loads(json.dumps(dict(leaves(cfg, ""))))
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Undoes `flat`."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        node = tree
+        *nodes, last = key.split(".")
+        for name in nodes:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return tree
 
 
 def folder_name(row: str) -> str:

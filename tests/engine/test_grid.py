@@ -93,16 +93,21 @@ def test_mistakes_are_named(tmp_path: Path, old: str, new: str, words: str) -> N
     assert "night.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["SOLVER.MAX_ITER", "INPUT.FLIP"])
-def test_the_changed_key_is_named(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(("key", "value"), [("SOLVER.MAX_ITER", 25), ("INPUT.FLIP", 0.25)])
+def test_a_run_of_another_config_is_told(tmp_path: Path, key: str, value: float) -> None:
     job = read_grid(write(tmp_path, GRID), output=tmp_path).jobs[0]
     config = flat(job.config())
     job.note({"config": config, "sessions": [], "done": True})
     job.check()
-    job.note({"config": {**config, key: 0.25}, "sessions": [], "done": True})
-    with pytest.raises(ValueError, match=rf"made with {re.escape(key)} 0\.25 \(now .*Move that"):
+    job.note({"config": {**config, key: value}, "sessions": [], "done": True})
+    with pytest.raises(ValueError, match=rf"made with {re.escape(f'{key} {value} (now')}.*Move "):
         job.check()
-    del config["INPUT.AUXILIARY_ABLATION"]  # as of a version that did not have the key
+
+
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    job = read_grid(write(tmp_path, GRID), output=tmp_path).jobs[0]
+    config = {**flat(job.config()), "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
+    del config["INPUT.AUXILIARY_ABLATION"]  # a key that did not exist
     job.note({"config": config, "sessions": [], "done": True})
     job.check()
 
