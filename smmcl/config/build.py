@@ -11,7 +11,7 @@ from smmcl.config.keys import add_smmcl_config
 from smmcl.config.unread import check_unread
 from smmcl.d2 import CfgNode, get_cfg
 from smmcl.files.imports import import_own
-from smmcl.files.yaml import as_config, as_keys, find_line, load_yaml, read_layers
+from smmcl.files.yaml import as_config, as_keys, find_line, leaves, load_yaml, read_layers
 
 UNKNOWN_KEY = "Non-existent config key: "  # yacs' words
 COMMAND_LINE = "the command line"
@@ -45,7 +45,7 @@ def build_config(
     else:
         import_own(tree.get("IMPORTS", []), source=config_file, is_trusted=text is None)
     cfg = get_cfg()
-    defaults = dict(_leaves(cfg.clone()))
+    defaults = dict(leaves(cfg.clone()))
     add_smmcl_config(cfg)
     given = Given(config_file, tree, overrides or [], is_text=text is not None)
     if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
@@ -73,7 +73,7 @@ class Given:
         self, config_file: str, tree: dict[str, Any], overrides: Sequence[Any], *, is_text: bool
     ) -> None:
         self.config_file, self.is_text = config_file, is_text
-        self.in_file = dict(_leaves(tree))
+        self.in_file = dict(leaves(tree))
         self.on_line = dict(zip(overrides[::2], overrides[1::2], strict=False))
 
     def faults(self) -> Iterator[Fault]:
@@ -82,8 +82,11 @@ class Given:
             is_old = key == "SOLVER.LR_SCHEDULER_NAME" and value == OLD_SCHEDULE
             if key not in RULES or (is_old and key not in self.on_line):
                 continue
-            with _naming_the_source(CfgNode(), self.source(key)):
+            try:
                 value = CfgNode._decode_cfg_value(value)
+            except (ValueError, MemoryError, RecursionError):
+                with _naming_the_source(CfgNode(), self.source(key)):
+                    raise
             if not RULES[key].fits(value):
                 yield key, f"to {value!r}. Set it to {RULES[key].wanted}"
 
@@ -167,7 +170,7 @@ def _merge(cfg: CfgNode, key: str, value: Any) -> None:
 @contextlib.contextmanager
 def _naming_the_source(cfg: CfgNode, source: str) -> Iterator[None]:
     """Answers a key or value that does not fit with one sentence, and the key that is nearest."""
-    known = [key for key, _ in _leaves(cfg)]
+    known = [key for key, _ in leaves(cfg)]
     try:
         yield
     except KeyError as error:
@@ -184,12 +187,3 @@ def _naming_the_source(cfg: CfgNode, source: str) -> Iterator[None]:
         raise ValueError(f"{source} sets a value that does not fit: {error}") from error
     except (MemoryError, RecursionError) as error:  # of the values that are Python expressions
         raise ValueError(f"{source} sets a value that is nested too deep to be read.") from error
-
-
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

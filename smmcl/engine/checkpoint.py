@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import UnionType
 from typing import Any
 
@@ -18,7 +18,7 @@ from smmcl.engine.deployed import TrainingOnly, bare, deployed
 from smmcl.engine.run_folder import RESUMABLE
 from smmcl.files.archive import is_archive, is_sound
 from smmcl.files.atomic import atomic, partials, write_text
-from smmcl.files.yaml import as_keys, load_yaml
+from smmcl.files.yaml import as_keys, leaves, load_yaml
 from smmcl.weights.files import check_state, read_file
 
 # Parts of a checkpoint beside the weights; a part comes before what is in it.
@@ -272,7 +272,7 @@ def _check_parts(data: dict[str, Any], path: str) -> None:
 def _advice(theirs: str, ours: str) -> str:
     """How to make the model that a file holds: the config keys that differ, ready to be given."""
     theirs, ours = (
-        dict(_leaves(as_keys(load_yaml(text, "the config in the checkpoint"), "that config")))
+        dict(leaves(as_keys(load_yaml(text, "the config in the checkpoint"), "that config")))
         for text in (theirs, ours)
     )
     other = {
@@ -285,14 +285,6 @@ def _advice(theirs: str, ours: str) -> str:
         return " Use the config that it was trained with."
     keys = " ".join(f"{key} {value!r}".replace(" ''", ' ""') for key, value in other.items())
     return f" It was trained with these keys, which differ here: {keys}. Give them likewise."
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _iteration(path: pathlib.Path) -> int:

@@ -14,7 +14,7 @@ from smmcl.cli import user_message
 from smmcl.config import build_config, find_config
 from smmcl.d2 import CfgNode
 from smmcl.files.atomic import write_text
-from smmcl.files.yaml import as_config, read_layers
+from smmcl.files.yaml import as_config, leaves, read_layers
 
 GRID_KEYS = {"base": str, "keys": dict, "seeds": list, "rows": dict, "score": list, "extra": dict,
              "cost": list}  # fmt: skip
@@ -201,15 +201,7 @@ def _read_row(
 
 def flat(cfg: CfgNode) -> dict[str, Any]:
     """Returns the values of a config by full key, as JSON has them."""
-
-    def leaves(node: Mapping[str, Any], prefix: str) -> Any:
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return json.loads(json.dumps(dict(leaves(cfg, ""))))
+    return json.loads(json.dumps(dict(leaves(cfg))))
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

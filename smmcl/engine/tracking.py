@@ -7,10 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smmcl.d2 import CfgNode, EventWriter, get_event_storage
 from smmcl.files.atomic import atomic, write_text
+from smmcl.files.yaml import load_yaml
 
 
 class ScalarWriter(EventWriter):
@@ -99,7 +98,7 @@ class WandbWriter(ScalarWriter):
                 project=self.cfg.TRACKING.WANDB,
                 name=folder.name,
                 dir=str(folder),
-                config=yaml.safe_load(self.cfg.dump()),
+                config=load_yaml(self.cfg.dump(), "the config"),
                 id=kept.read_text(encoding="utf-8") if kept.is_file() else None,
                 resume="allow",
             )

@@ -1,6 +1,6 @@
 """YAML as plain values: the one reader of configs, dataset files and what checkpoints hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ def find_line(path: str | Path, key: str) -> tuple[Path, int] | None:
         if place := find_line(path.parent / base, key):
             return place
     return None
+
+
+def dump_yaml(facts: Mapping[str, Any]) -> str:
+    """The text of a file, its keys in their order and short lists on one line."""
+    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=100)
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def as_keys(facts: Any, source: str | Path) -> dict[str, Any]:

