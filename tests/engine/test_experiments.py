@@ -30,7 +30,7 @@ with open(pathlib.Path(__file__).with_name("calls"), "a") as calls:
     calls.write(" ".join(options) + "\\n")
 if "broken" in options:
     sys.exit("error: it is broken")
-if "slow" in options and not (folder / "saved").exists():
+if "slow" in options and folder.name == "seed0" and not (folder / "saved").exists():
     def save(*_):
         (folder / "saved").touch()
         sys.exit(143)
