@@ -85,6 +85,13 @@ def _add_model(cfg: CfgNode) -> None:
     # Backend of torch.compile for the backbone, such as "inductor"; "" does not compile. A part
     # that fails to compile stops the run.
     _C.MODEL.COMPILE = ""
+    _add_pair(cfg)
+    _add_fusion(cfg)
+    _add_head(cfg)
+
+
+def _add_pair(cfg: CfgNode) -> None:
+    _C = cfg
     _C.MODEL.PAIR = CfgNode()
     for stream in ("VISIBLE", "AUXILIARY"):
         node = _C.MODEL.PAIR[stream] = CfgNode()
@@ -107,6 +114,9 @@ def _add_model(cfg: CfgNode) -> None:
     # FrozenBN does: for batches too small to take statistics from.
     _C.MODEL.PAIR.FREEZE_NORM = False
 
+
+def _add_fusion(cfg: CfgNode) -> None:
+    _C = cfg
     _C.MODEL.FUSION = CfgNode()
     # What the streams take from each other, and the fused feature: "CrossModalModulation" (Eqs.
     # 1-2), "PlainSum", or a rival's: "CMX", "SAGate", "AddToVisible" (RTFNet), "SEAdd" (ESANet),
@@ -127,6 +137,9 @@ def _add_model(cfg: CfgNode) -> None:
     # three times 2e-4, at ResNet-101 equal to 4.9.
     _C.MODEL.FUSION.SPARSITY_WEIGHT = 1.0
 
+
+def _add_head(cfg: CfgNode) -> None:
+    _C = cfg
     # Probability of dropping a channel (of CONVS_DIM) before the classifier. Fused features that
     # are not in IN_FEATURES are not built.
     _C.MODEL.SEM_SEG_HEAD.DROPOUT = 0.1

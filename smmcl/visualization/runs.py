@@ -3,12 +3,12 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smmcl.files.yaml import as_keys, read_yaml
+from smmcl.files.yaml import as_keys, leaves, read_yaml
 from smmcl.weights.files import read_file
 
 Curve = list[tuple[float, float]]  # (iteration or severity, value)
@@ -99,7 +99,7 @@ def _read_run(folder: Path, name: str) -> Run:
         )
     config = folder / "config.yaml"
     stored = as_keys(read_yaml(config), config) if config.is_file() else {}
-    return Run(name, folder, dict(_leaves(stored)), _read_curves(folder), evaluations, robustness)
+    return Run(name, folder, dict(leaves(stored)), _read_curves(folder), evaluations, robustness)
 
 
 def _read_json(path: Path) -> Any:
@@ -118,14 +118,6 @@ def _read_curves(folder: Path) -> dict[str, Curve]:
     if "total_loss" in curves and not any(name.startswith("loss_") for name in curves):
         curves["loss_sem_seg"] = curves["total_loss"]
     return curves
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def shared_datasets(runs: Sequence[Run]) -> list[str]:

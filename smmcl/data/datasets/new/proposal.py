@@ -78,12 +78,12 @@ def propose_dataset(
     patterns = {part: pattern for part, pattern in paired.patterns.items() if pattern}
     facts |= {"splits": entries, "layouts": [patterns]}
     plan.texts |= {lists[s]: "".join(f"{name}\n" for name in names) for s, names in splits.items()}
-    plan.texts[output / "dataset.yaml"] = _dump(facts)
+    plan.texts[output / "dataset.yaml"] = dump_yaml(facts)
     if "unlabeled" in splits:
         without = {part: pattern for part, pattern in patterns.items() if part != "label"}
         more = {"_BASE_": "dataset.yaml", "layouts": [without],
                 "splits": {"unlabeled": {"lists": [relative["unlabeled"]]}}}  # fmt: skip
-        plan.texts[output / "unlabeled.yaml"] = _dump(more)
+        plan.texts[output / "unlabeled.yaml"] = dump_yaml(more)
         plan.sentences.append(
             f"{len(splits['unlabeled'])} pairs without labels are a set of their own, for "
             f"prediction: {output / 'unlabeled.yaml'}."
@@ -124,7 +124,7 @@ def propose_config(
                    "EPOCHS": 0, "WARMUP_EPOCHS": 0, "WARMUP_ITERS": NUM_ITERATIONS // 20},
         "OUTPUT_DIR": f"output/{name}",
     }  # fmt: skip
-    plan.texts[output / "config.yaml"] = _dump(config)
+    plan.texts[output / "config.yaml"] = dump_yaml(config)
     plan.commands += [
         f"smmcl train --config-file {output / 'config.yaml'}",
         f"smmcl predict --checkpoint output/{name}/model_final.pth {predicted}",
@@ -140,7 +140,3 @@ def _base(facts: Mapping[str, Any], plan: Proposal) -> str:
     )  # fmt: skip
     plan.sentences.append(f"the config starts from {base} and ImageNet weights, {way}.")
     return base
-
-
-def _dump(facts: Mapping[str, Any]) -> str:
-    return dump_yaml(facts)
