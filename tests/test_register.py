@@ -70,12 +70,20 @@ def test_a_shipped_config_in_the_stock_trainer_and_loaders(tmp_path, caplog) -> 
     cfg = sm.with_iterations(stock_config(tmp_path))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (4, 0)  # 16 pairs by 4
     with caplog.at_level(logging.WARNING, logger="smmcl"):
-        trainer = StockTrainer(cfg)
+        trainer = StockTrainer(sm.with_stock_schedule(cfg))
         trainer.resume_or_load(resume=False)
         trainer.train()
     assert trainer._last_eval_results["sem_seg"]["mIoU"] > 0
     said = [entry for entry in caplog.messages if "without their position" in entry]
     assert len(said) == 1  # of 16 samples
+
+
+def test_a_stock_trainer_gets_a_schedule_that_it_knows(tmp_path, caplog) -> None:
+    cfg = stock_config(tmp_path)
+    changed = sm.with_stock_schedule(cfg)
+    assert changed.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR"
+    assert "WarmupCosineLR takes its place" in caplog.text
+    assert sm.with_stock_schedule(changed) is changed
 
 
 def test_draws_differ_from_sample_to_sample_and_follow_the_loader_s_seed(tmp_path) -> None:
@@ -121,7 +129,7 @@ def test_a_backbone_of_detectron2_reads_the_visible_image_alone(tmp_path) -> Non
         *("['res2', 'res3', 'res4', 'res5']", "MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"),
         *("MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2', 'p3', 'p4', 'p5']", "MODEL.CONTRAST.NAME", ""),
     )
-    trainer = StockTrainer(sm.with_iterations(cfg))
+    trainer = StockTrainer(sm.with_stock_schedule(sm.with_iterations(cfg)))
     assert trainer.model.size_divisibility == 32
     trainer.train()
     assert trainer._last_eval_results["sem_seg"]["mIoU"] > 0

@@ -30,6 +30,10 @@ def build_config(
         text: of the config, where it is in no file of its own; `config_file` is then what errors
             call it.
     """
+    overrides = list(overrides or [])
+    if len(overrides) % 2:
+        raise ValueError(f"{COMMAND_LINE}: {overrides[-1]} has no value. Give pairs of KEY VALUE.")
+    on_line = dict(zip(overrides[::2], overrides[1::2], strict=True))
     tree = {}
     if config_file:
         # Not by Detectron2's merge_from_file, which lets a file make objects of any kind.
@@ -39,26 +43,23 @@ def build_config(
         else:
             layers = [as_keys(load_yaml(text, config_file), config_file)]
         tree = as_config(layers, config_file)
-    own = _imports_among(overrides or [])
-    if own is not None:
-        import_own(own, source=COMMAND_LINE, is_trusted=True)
+    if "IMPORTS" in on_line:
+        import_own(_imports_on(on_line), source=COMMAND_LINE, is_trusted=True)
     else:
         import_own(tree.get("IMPORTS", []), source=config_file, is_trusted=text is None)
     cfg = get_cfg()
     defaults = dict(leaves(cfg.clone()))
     add_smmcl_config(cfg)
-    given = Given(config_file, tree, overrides or [], is_text=text is not None)
+    given = Given(config_file, tree, on_line, is_text=text is not None)
     if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
-    if len(overrides or []) % 2:
-        raise ValueError(f"{COMMAND_LINE}: {overrides[-1]} has no value. Give pairs of KEY VALUE.")
     given.refuse(given.faults())
     with _naming_the_source(cfg, config_file):
         cfg.merge_from_other_cfg(CfgNode(_with_floats(tree, cfg)))
     if cfg.SOLVER.LR_SCHEDULER_NAME == OLD_SCHEDULE:
         cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupPolyLR"
     with _naming_the_source(cfg, COMMAND_LINE):
-        for key, value in zip((overrides or [])[::2], (overrides or [])[1::2], strict=True):
+        for key, value in on_line.items():
             _merge(cfg, key, value)
     given.refuse(check_together(cfg))
     given.refuse(check_unread(cfg, defaults))
@@ -70,11 +71,10 @@ class Given:
     """The values that a file and a command line set, and where: for errors."""
 
     def __init__(
-        self, config_file: str, tree: dict[str, Any], overrides: Sequence[Any], *, is_text: bool
+        self, config_file: str, tree: dict[str, Any], on_line: dict[str, Any], *, is_text: bool
     ) -> None:
         self.config_file, self.is_text = config_file, is_text
-        self.in_file = dict(leaves(tree))
-        self.on_line = dict(zip(overrides[::2], overrides[1::2], strict=False))
+        self.in_file, self.on_line = dict(leaves(tree)), on_line
 
     def faults(self) -> Iterator[Fault]:
         """Of the values that end up in the config, each by itself."""
@@ -121,15 +121,11 @@ def _as_float(value: Any) -> Any:
     return float(value) if type(value) is int else value
 
 
-def _imports_among(overrides: Sequence[object]) -> list[str] | None:
-    """The value of IMPORTS in alternating keys and values; None without it."""
-    for key, value in zip(overrides[::2], overrides[1::2], strict=False):
-        if key == "IMPORTS":
-            node = CfgNode({"IMPORTS": []})
-            with _naming_the_source(node, COMMAND_LINE):
-                node.merge_from_list([key, value])
-            return node.IMPORTS
-    return None
+def _imports_on(line: dict[str, Any]) -> list[str]:
+    node = CfgNode({"IMPORTS": []})
+    with _naming_the_source(node, COMMAND_LINE):
+        node.merge_from_list(["IMPORTS", line["IMPORTS"]])
+    return node.IMPORTS
 
 
 def shipped_configs() -> dict[str, pathlib.Path]:

@@ -157,6 +157,8 @@ class RunCheckpointer(DetectionCheckpointer):
             if not path or str(path) in str(error):
                 raise
             raise ValueError(f"checkpoint {path}: {error}") from error
+        finally:
+            self._parsed_url_during_load = None  # else Detectron2's refuses to load another
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_file(filename)  # the engines' own reading lets some files run code

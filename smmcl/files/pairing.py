@@ -119,16 +119,22 @@ def _cores(names: Sequence[str]) -> list[str]:
     if len({len(part) for part in parts}) == 1:
         columns = [c for c in zip(*parts, strict=True) if len(set(c)) > 1]
         names = ["/".join(part) for part in zip(*columns, strict=True)]
-    start = _common(names)
+    start = len(_common(names))
     names = [name[start:] for name in names]
-    end = _common([name[::-1] for name in names])
+    end = len(_common([name[::-1] for name in names]))
     return [name[: len(name) - end] for name in names]
 
 
-def _common(names: Sequence[str]) -> int:
-    """How many characters all names begin with, without parts of a number."""
-    differing = (len(set(letters)) > 1 for letters in zip(*names, strict=False))
-    count = next((i for i, differs in enumerate(differing) if differs), min(map(len, names)))
-    if any(name[count : count + 1].isdigit() for name in names):
-        count = len(names[0][:count].rstrip("0123456789"))
-    return count
+def common_start(names: Sequence[str]) -> str:
+    """What all names begin with."""
+    length = min(map(len, names))
+    columns = zip(*(name[:length] for name in names), strict=True)
+    count = next((i for i, letters in enumerate(columns) if len(set(letters)) > 1), length)
+    return names[0][:count]
+
+
+def _common(names: Sequence[str]) -> str:
+    """What all names begin with, without parts of a number."""
+    start = common_start(names)
+    is_cut = any(name[len(start) : len(start) + 1].isdigit() for name in names)
+    return start.rstrip("0123456789") if is_cut else start

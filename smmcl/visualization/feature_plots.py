@@ -64,12 +64,12 @@ def look(predictor: Predictor, record: Mapping[str, Any], *, short_side: int | N
     maps = {"features": [features[name] for name in names]}  # (1, D, h, w) each
     projectors = getattr(model.contrast, "projectors", {})
     if set(projectors) == set(MARKERS):
-        pairs = zip(MARKERS, maps["features"], strict=False)
+        pairs = zip(MARKERS, maps["features"], strict=True)
         maps["embeddings"] = [projectors[stream](part) for stream, part in pairs]
     truth = predictor.mapper.reader.label(record)
     truth = fit(truth, inputs["image"].shape[-2:])  # (H, W)
     size, ignore = maps["features"][0].shape[-2:], predictor.metadata.ignore_label
-    padding = [(0, shape[names[0]].stride * n - m) for n, m in zip(size, truth.shape, strict=False)]
+    padding = [(0, shape[names[0]].stride * n - m) for n, m in zip(size, truth.shape, strict=True)]
     truth = torch.from_numpy(np.pad(truth, padding, constant_values=ignore))  # as images are padded
     cells = {
         title: tuple(normalize(part[0].flatten(1).T.double().cpu().numpy()) for part in pair)
@@ -98,9 +98,9 @@ def _draw_space(
 ) -> dict[str, dict[str, float]]:
     """Draws a column: both modalities in planes, the similarity of classes; returns the numbers."""
     *planes, matrix, text = axes
-    for axis, method in zip(planes, methods(), strict=False):
+    for axis, method in zip(planes, methods(), strict=True):
         halves = np.split(_project(np.concatenate(pair), method=method), 2)
-        for marker, points in zip(MARKERS.values(), halves, strict=False):
+        for marker, points in zip(MARKERS.values(), halves, strict=True):
             colors = np.asarray(metadata.stuff_colors)[labels] / 255
             axis.scatter(*points.T, s=12, c=colors, marker=marker, ec="0.3", lw=0.2)
         axis.set(xticks=[], yticks=[], aspect="auto")
@@ -134,18 +134,18 @@ def draw_spaces(
         each = [np.flatnonzero(labels == i) for i in range(len(metadata.stuff_classes))]
         chosen = np.concatenate([rng.permutation(places)[:limit] for places in each])  # (M,)
         for title in pairs[0].cells:
-            parts = zip(*(one.cells[title] for one in pairs), strict=False)
+            parts = zip(*(one.cells[title] for one in pairs), strict=True)
             cells = tuple(np.concatenate(part)[chosen] for part in parts)  # (M, D) each
             columns[f"{name}: {title}"] = cells, labels[chosen]
     rows = methods()
     heights = [*(2.8 for _ in rows), 3.4, 1.2]
     figure = Figure(figsize=(3.4 * len(columns), sum(heights) + 0.6), layout="constrained")
     grid = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
-    for axes, (title, (cells, labels)) in zip(grid.T, columns.items(), strict=False):
+    for axes, (title, (cells, labels)) in zip(grid.T, columns.items(), strict=True):
         axes[0].set_title(title, fontsize=9)
         numbers[title] = _draw_space(axes, cells, labels, metadata=metadata)
     titles = (*rows, "mean cosine, visible over auxiliary")
-    for axis, title in zip(grid[:, 0], titles, strict=False):
+    for axis, title in zip(grid[:, 0], titles, strict=True):
         axis.set_ylabel(title, fontsize=8)
     styles = {stream: {"c": "0.5", "marker": marker} for stream, marker in MARKERS.items()}
     for i in np.unique(np.concatenate([labels for _, labels in columns.values()])):
@@ -165,7 +165,7 @@ def draw_modulation(seen: Mapping[str, Sequence[Seen]], *, predictor: Predictor)
     grid = figure.subplots(len(rows), 2 + stages, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
-    for (name, one), axes in zip(rows, grid, strict=False):
+    for (name, one), axes in zip(rows, grid, strict=True):
         visible, auxiliary = pictures(one.inputs, fmt=predictor.mapper.reader.channel_order)
         shown = brighten(visible)
         axes[0].imshow(shown)

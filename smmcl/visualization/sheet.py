@@ -84,11 +84,11 @@ def draw_grid(rows: Mapping[str, Mapping[str, np.ndarray]]) -> np.ndarray:
     tops = MARGIN + 2 * TEXT + np.cumsum([0, *(height + 1 for height in heights)])
     canvas = Image.new("RGB", (int(lefts[-1]) + MARGIN, int(tops[-1]) + MARGIN), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for left, title in zip(lefts, titles, strict=False):
+    for left, title in zip(lefts[:-1], titles, strict=True):
         draw.text((left, MARGIN), title, INK, font(TEXT, bold=True), anchor="lt")
-    for top, name, row in zip(tops, rows, pictures, strict=False):
+    for top, name, row in zip(tops[:-1], rows, pictures, strict=True):
         draw.text((MARGIN + TEXT // 2, top + TEXT), name, FAINT, font(TEXT), anchor="lm")
-        for left, image in zip(lefts, row, strict=False):
+        for left, image in zip(lefts[:-1], row, strict=True):
             canvas.paste(Image.fromarray(image), (int(left) + 1, int(top) + 2 * TEXT))
     for left in lefts:
         draw.line((left, tops[0], left, tops[-1]), LINE)

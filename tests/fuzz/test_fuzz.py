@@ -40,7 +40,7 @@ child.stop()
 
 
 def run(*arguments: str) -> str:
-    command = [sys.executable, *arguments]
+    command = [sys.executable, "-W", "ignore", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert not done.stderr, done.stderr
     return done.stdout

@@ -42,13 +42,13 @@ class PairBackbone(Backbone):
         self.auxiliary = auxiliary
         self.fusions = nn.ModuleList(fusions)
         specs = {
-            name: (fusion.fused_width, stride)
-            for name, fusion, stride in zip(STAGES, fusions, visible.strides, strict=False)
+            STAGES[stage]: (fusion.fused_width, visible.strides[stage])
+            for stage, fusion in enumerate(fusions)
             if fusion.is_read
         }
         for suffix, stream in (("visible", visible), ("auxiliary", auxiliary)):
-            for name, width, stride in zip(STAGES, stream.widths, stream.strides, strict=False):
-                specs[f"{name}_{suffix}"] = (width, stride)
+            for stage, width in enumerate(stream.widths):
+                specs[f"{STAGES[stage]}_{suffix}"] = (width, stream.strides[stage])
         self._out_features = list(specs)
         self._out_feature_channels = {name: width for name, (width, _) in specs.items()}
         self._out_feature_strides = {name: stride for name, (_, stride) in specs.items()}
@@ -65,7 +65,7 @@ class PairBackbone(Backbone):
                 is_read=STAGES[stage] in read,
                 **fusion.from_config(cfg, stage=stage),
             )
-            for stage, widths in enumerate(zip(visible.widths, auxiliary.widths, strict=False))
+            for stage, widths in enumerate(zip(visible.widths, auxiliary.widths, strict=True))
             # After the last stage there is nobody to exchange for.
             if stage + 1 < len(visible.widths) or STAGES[stage] in read
         ]
@@ -107,9 +107,10 @@ class SingleStreamBackbone(Backbone):
         self.visible = visible
         self.auxiliary = auxiliary
         stream = visible or auxiliary
-        self._out_features = list(STAGES[: len(stream.widths)])
-        self._out_feature_channels = dict(zip(STAGES, stream.widths, strict=False))
-        self._out_feature_strides = dict(zip(STAGES, stream.strides, strict=False))
+        names = list(STAGES[: len(stream.widths)])
+        self._out_features = names
+        self._out_feature_channels = dict(zip(names, stream.widths, strict=True))
+        self._out_feature_strides = dict(zip(names, stream.strides[: len(names)], strict=True))
 
     @property
     def reads_auxiliary(self) -> bool:
@@ -118,7 +119,7 @@ class SingleStreamBackbone(Backbone):
     def forward(self, visible: Tensor, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
         """As `PairBackbone.forward`; the other image is not read."""
         maps = self.visible(visible) if self.visible is not None else self.auxiliary(auxiliary)
-        return dict(zip(STAGES, maps, strict=False))
+        return dict(zip(self._out_features, maps, strict=True))
 
     def regularization(self) -> dict[str, Tensor]:
         return {}

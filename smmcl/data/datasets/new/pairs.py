@@ -1,7 +1,6 @@
 """Finds the images of a folder, guesses which camera each comes from, and pairs them by name."""
 
 import difflib
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smmcl.files.images import decode
-from smmcl.files.pairing import NUM_NAMED, SUFFIXES
+from smmcl.files.pairing import NUM_NAMED, SUFFIXES, common_start
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 WORDS = {  # of folders and file names
@@ -86,13 +85,9 @@ def _roles_in(text: str) -> str:
 
 def _shared(names: Sequence[str]) -> tuple[str, str]:
     """What all names begin and end with, without parts of a number."""
-    before = _start(names)
-    return before, _start([name[len(before) :][::-1] for name in names])[::-1]
-
-
-def _start(names: Sequence[str]) -> str:
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in same).rstrip("0123456789")
+    before = common_start(names).rstrip("0123456789")
+    after = common_start([name[len(before) :][::-1] for name in names])
+    return before, after.rstrip("0123456789")[::-1]
 
 
 def guess_role(group: Group) -> str:
