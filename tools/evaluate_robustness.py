@@ -17,12 +17,13 @@ from smmcl.data.mapper import MultiModalDatasetMapper
 from smmcl.engine.launch import start
 from smmcl.engine.setup import changed, load_weights, setup
 from smmcl.engine.trainer import Trainer
+from smmcl.evaluation.failures import Failure, SensorFailures, all_failures
 from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.named_model import add_checkpoint, put_checkpoint
 
 
-def trainer_of(condition: Condition | None, *, limit: int | None) -> type[Trainer]:
+def trainer_of(condition: Condition | Failure | None, *, limit: int | None) -> type[Trainer]:
     """The trainer, except that it tests the first `limit` pairs, spoilt by the condition."""
 
     class SpoilingTrainer(Trainer):
@@ -46,12 +47,16 @@ def evaluate(args: argparse.Namespace) -> None:
 def measure(cfg: CfgNode, model: nn.Module, *, args: argparse.Namespace) -> None:
     """Measures all conditions on one dataset; those of an interrupted run are taken over."""
     (dataset,) = cfg.DATASETS.TEST
-    conditions = list(all_conditions(SEVERITIES[:: 1 + args.quick], seed=args.condition_seed))
+    seed = args.condition_seed
+    kind, conditions = Robustness, all_conditions(SEVERITIES[:: 1 + args.quick], seed=seed)
+    if args.failures:
+        kind, conditions = SensorFailures, all_failures(cfg, seed=seed)
+    conditions = list(conditions)
     is_main = comm.is_main_process()
     whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
     clean = mean_ious(trainer_of(None, limit=args.limit).test(cfg, model, whole))
     folder, protocol = Path(whole.output_folder), whole.report.protocol if is_main else {}
-    earlier = Robustness(protocol, clean, {}).earlier(folder) if is_main and clean else {}
+    earlier = kind(protocol, clean, {}).earlier(folder) if is_main and clean else {}
     spoilt = comm.all_gather({c: earlier[c] for c in conditions if c in earlier})[0]
     evaluator = PairSemSegEvaluator(dataset, absent_rule=cfg.TEST.ABSENT_CLASSES)
     logging.disable(logging.INFO)
@@ -61,12 +66,12 @@ def measure(cfg: CfgNode, model: nn.Module, *, args: argparse.Namespace) -> None
         trainer = trainer_of(condition, limit=args.limit)
         spoilt[condition] = mean_ious(trainer.test(cfg, model, evaluator))
         if is_main:
-            Robustness(protocol, clean, spoilt).save_scores(folder)
+            kind(protocol, clean, spoilt).save_scores(folder)
     logging.disable(logging.NOTSET)
     if is_main:
-        found = Robustness(protocol, clean, {c: spoilt[c] for c in conditions})
+        found = kind(protocol, clean, {c: spoilt[c] for c in conditions})
         found.save(folder)
-        print(f"{found.table()}\nrobustness.* written into {folder}")
+        print(f"{found.table()}\n{kind.name}.* written into {folder}")
 
 
 def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -79,6 +84,9 @@ def main() -> None:
     parser.set_defaults(eval_only=True)
     parser.add_argument("--limit", type=int, help="number of pairs of each dataset")
     parser.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
+    parser.add_argument("--failures", action="store_true",
+                        help="dead, patchy and noisy sensors, as the benchmark of sensor failures "
+                        "defines them (EMM, RMM, NM), in place of graded conditions")  # fmt: skip
     parser.add_argument("--condition-seed", type=int, default=0,
                         help="of the noise, and of which pairs lose an image")  # fmt: skip
     start(evaluate, put_checkpoint(parser.parse_args()))

@@ -18,7 +18,7 @@ import torch
 
 from smmcl import __version__
 from smmcl.cli import tool_file
-from smmcl.engine.grid import Job, flat
+from smmcl.engine.grid import ROBUSTNESS, Job, flat
 from smmcl.engine.launch import handle_stop_signals
 from smmcl.files.yaml import read_yaml
 
@@ -109,7 +109,7 @@ class Experiments:
             overrides, place = job.extra[step] or (), job.folder / step
             weights = ["MODEL.WEIGHTS", str(job.folder / "model_final.pth")]
             if job.extra[step] is None:
-                options = ["--quick", *job.options(*weights, folder=place)]
+                options = [ROBUSTNESS[step], *job.options(*weights, folder=place)]
                 return self._process(job, "evaluate_robustness", options)
             options = ["--eval-only", *job.options(*overrides, *weights, folder=place)]
             return self._process(job, "train_net", options)

@@ -20,7 +20,7 @@ GRID_KEYS = {"base": str, "keys": dict, "seeds": list, "rows": dict, "score": li
              "cost": list}  # fmt: skip
 ROW_KEYS = {"config": str, "keys": dict, "seeds": list}
 DEFAULT_SCORE = "sem_seg/mIoU"
-ROBUSTNESS = "robustness"
+ROBUSTNESS = {"robustness": "--quick", "failures": "--failures"}  # extras of that tool: its flag
 SET_BY_RUNNER = ("SEED", "OUTPUT_DIR")
 FREE = {"OUTPUT_DIR", "VERSION"}  # keys that two runs of one kind may differ in
 
@@ -35,7 +35,7 @@ class Job:
         folder: its OUTPUT_DIR.
         config_file: that the row starts from.
         overrides: alternating keys and values, without SEED and OUTPUT_DIR.
-        extra: by name, the overrides of a further evaluation, or None for the robustness tool.
+        extra: by name, the overrides of a further evaluation, or None for one of `ROBUSTNESS`.
     """
 
     row: str
@@ -76,7 +76,7 @@ class Job:
 
     def results(self, extra: str = "") -> list[Path]:
         """Returns the result files of the run, or of one of its extra evaluations."""
-        name = "robustness" if extra and self.extra[extra] is None else "evaluation"
+        name = extra if extra and self.extra[extra] is None else "evaluation"
         return sorted((self.folder / extra).glob(f"inference/*/{name}.json"))
 
     def check(self) -> None:
@@ -157,7 +157,7 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
     folder = Path(output or Path("output/experiments") / name)
     common = _overrides(facts.get("keys", {}), path)
     extra = {
-        key: None if key == ROBUSTNESS and value is True else _overrides(value, f"{path}: {key}")
+        key: None if key in ROBUSTNESS and value is True else _overrides(value, f"{path}: {key}")
         for key, value in facts.get("extra", {}).items()
     }
     rows, jobs = {}, []

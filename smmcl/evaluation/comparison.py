@@ -12,11 +12,17 @@ import numpy as np
 
 from smmcl.engine.grid import Grid, Job
 from smmcl.engine.setup import with_device
+from smmcl.evaluation.failures import NOISE, PROBABILITIES, SHARES, SensorFailures
 from smmcl.evaluation.robustness import Robustness
 from smmcl.files.atomic import write_text
 from smmcl.inference.cost import measure_inference
 
 NUM_DRAWS = 10_000
+FAILURES = (
+    *("EMM Avg", *(f"EMM E p={p}" for p in PROBABILITIES)),
+    *(f"RMM r={share} Avg" for share in SHARES),
+    *(f"NM {level}" for level in NOISE),
+)
 LEVEL = 0.95  # of the intervals
 COSTS = {"parameters": "parameters M", "multiply_adds": "multiply-adds G", "ms": "ms"}
 # Lines of an evaluation's protocol that the table states.
@@ -80,7 +86,8 @@ class Comparison:
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.columns = [("", score) for score in grid.score]
-        self.columns += [(extra, grid.score[0]) for extra in grid.extra]
+        extras = [extra for extra in grid.extra if extra != SensorFailures.name]
+        self.columns += [(extra, grid.score[0]) for extra in extras]
         self.cells: dict[str, list[Cell]] = {}
         read = {row: [read_scores(grid.of_row(row), *c) for c in self.columns] for row in grid.rows}
         for place, (extra, score) in enumerate(self.columns):
@@ -115,8 +122,21 @@ class Comparison:
             measured = [f"{costs[row][n]:.2f}" if costs[row] else "-" for n in COSTS if names]
             texts = [text for cell in cells for text in cell.texts()]
             rows.append([row, counted, *texts, *measured, _minutes(jobs)])
-        lines = [f"| {' | '.join(cells)} |" for cells in rows]
+        if SensorFailures.name in self.grid.extra:
+            rows += [[], *self._failures()]
+        lines = [f"| {' | '.join(cells)} |" if cells else "" for cells in rows]
         return "\n".join([*lines, "", *self._notes()]) + "\n"
+
+    def _failures(self) -> Iterator[list[str]]:
+        """Rows of the table of sensor failures: means over seeds of some of its figures."""
+        task = self.grid.score[0].rpartition("/")[0]
+        yield ["row", *FAILURES]
+        yield ["---"] * (1 + len(FAILURES))
+        for row in self.grid.rows:
+            files = [p for job in self.grid.of_row(row) for p in job.results(SensorFailures.name)]
+            found = [_read(path)["results"][task] for path in files]
+            yield [row, *(f"{np.mean([one[n] for one in found]):.2f}" if found else "not run"
+                          for n in FAILURES)]  # fmt: skip
 
     def _notes(self) -> Iterator[str]:
         grid = self.grid

@@ -5,9 +5,9 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -87,8 +87,8 @@ def all_conditions(severities: Sequence[int], *, seed: int = 0) -> Iterator[Cond
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """What was measured, as a table and as a picture.
+class Measured:
+    """Scores of pairs as they are, and of the same pairs under each of many conditions.
 
     Args:
         protocol: of the evaluation.
@@ -96,16 +96,58 @@ class Robustness:
         spoilt: mIoU by task under each condition.
     """
 
+    name: ClassVar[str]  # of the files
+    kind: ClassVar[type]  # of the conditions, a dataclass
     protocol: Mapping[str, str]
     clean: Mapping[str, float]
-    spoilt: Mapping[Condition, Mapping[str, float]]
+    spoilt: Mapping[Any, Mapping[str, float]]
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Robustness":
-        """Builds from the content of robustness.json."""
-        names = [field.name for field in fields(Condition)]
-        spoilt = {Condition(*(row[n] for n in names)): row["mIoU"] for row in content["conditions"]}
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Builds from the content of the .json file."""
+        names = cls._names()
+        spoilt = {cls.kind(*(row[n] for n in names)): row["mIoU"] for row in content["conditions"]}
         return cls(content["protocol"], content["clean"], spoilt)
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in fields(cls.kind) if field.compare]
+
+    def earlier(self, folder: Path) -> dict[Any, Mapping[str, float]]:
+        """What an interrupted run measured, if its protocol and clean scores are the same."""
+        path = folder / f"{self.name}.json"
+        if not path.is_file():
+            return {}
+        found = self.from_json(json.loads(path.read_text(encoding="utf-8")))
+        if (found.protocol, found.clean) == (self.protocol, self.clean):
+            return dict(found.spoilt)
+        logger.warning(f"{path} is of another model or protocol. It does not count as done.")
+        return {}
+
+    def content(self) -> dict[str, Any]:
+        """What the .json file holds."""
+        rows = [
+            {name: getattr(condition, name) for name in self._names()} | {"mIoU": dict(scores)}
+            for condition, scores in self.spoilt.items()
+        ]
+        return {"protocol": dict(self.protocol), "clean": dict(self.clean), "conditions": rows}
+
+    def save_scores(self, folder: Path) -> None:
+        """Writes the .json file, of conditions measured so far."""
+        write_text(folder / f"{self.name}.json", json.dumps(self.content(), indent=1))
+
+    def save_page(self, folder: Path) -> None:
+        """Writes the table and the protocol as Markdown."""
+        lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
+        write_text(folder / f"{self.name}.md", "\n".join([*lines, "", self.table(), ""]))
+
+
+@dataclass(frozen=True)
+class Robustness(Measured):
+    """What was measured under graded conditions, as a table and as a picture."""
+
+    name = "robustness"
+    kind = Condition
 
     def curves(self, task: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
         """(severity, mIoU) by image and corruption, from severity 0 on, and the mean of all."""
@@ -147,23 +189,6 @@ class Robustness:
             panel.grid(alpha=0.3)
         return figure
 
-    def earlier(self, folder: Path) -> dict[Condition, Mapping[str, float]]:
-        """What an interrupted run measured, if its protocol and clean scores are the same."""
-        path = folder / "robustness.json"
-        if not path.is_file():
-            return {}
-        found = Robustness.from_json(json.loads(path.read_text(encoding="utf-8")))
-        if (found.protocol, found.clean) == (self.protocol, self.clean):
-            return dict(found.spoilt)
-        logger.warning(f"{path} is of another model or protocol. It does not count as done.")
-        return {}
-
-    def save_scores(self, folder: Path) -> None:
-        """Writes robustness.json, of conditions measured so far."""
-        rows = [asdict(c) | {"mIoU": dict(scores)} for c, scores in self.spoilt.items()]
-        content = {"protocol": dict(self.protocol), "clean": dict(self.clean), "conditions": rows}
-        write_text(folder / "robustness.json", json.dumps(content, indent=1))
-
     def save(self, folder: Path) -> None:
         """Writes robustness.json, .csv, .md, .png and .svg into a folder."""
         self.save_scores(folder)
@@ -173,8 +198,7 @@ class Robustness:
             for task in self.clean:
                 for names, curve in self.curves(task).items():
                     writer.writerows([task, *names, *point] for point in curve)
-        lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
-        write_text(folder / "robustness.md", "\n".join([*lines, "", self.table(), ""]))
+        self.save_page(folder)
         for ending in ("png", "svg"):
             with atomic(folder / f"robustness.{ending}") as path:
                 self.plot().savefig(path, dpi=150)

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from smmcl.engine.grid import Grid, read_grid
-from smmcl.evaluation.comparison import Comparison, bootstrap, compare, measure_costs, put_into
+from smmcl.evaluation.comparison import (
+    FAILURES,
+    Comparison,
+    bootstrap,
+    compare,
+    measure_costs,
+    put_into,
+)
 
 GRID = """
 base: synthetic_night.yaml
@@ -175,3 +182,20 @@ def test_tables_go_between_their_marks(tmp_path: Path) -> None:
         put_into(page, "c", "")
     with pytest.raises(FileNotFoundError):
         put_into(tmp_path / "none.md", "a", "")
+
+
+def test_sensor_failures_are_a_second_table(tmp_path: Path) -> None:
+    (tmp_path / "night.yaml").write_text(GRID.replace("robustness: true", "failures: true"))
+    grid = read_grid(tmp_path / "night.yaml", output=tmp_path / "out")
+    finish_all(grid)
+    for seed, emm in enumerate((20.0, 22.0)):
+        job = next(job for job in grid.of_row("SMMCL") if job.seed == seed)
+        figures = dict.fromkeys(FAILURES, 1.0) | {"EMM Avg": emm}
+        write(
+            job.folder / "failures/inference/set/failures.json", {"results": {"sem_seg": figures}}
+        )
+    table = rows_of(Comparison(grid).markdown())
+    place = next(i for i, cells in enumerate(table) if cells[1] == "EMM Avg")
+    found = {cells[0]: cells[1:] for cells in table[place + 1 :]}
+    assert found["SMMCL"] == ["21.00", *["1.00"] * (len(FAILURES) - 1)]
+    assert set(found["baseline"]) == {"not run"}

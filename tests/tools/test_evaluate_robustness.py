@@ -76,3 +76,18 @@ def test_an_interrupted_run_continues_to_the_same_table(
     path.write_text(path.read_text().replace('"clean": {', '"clean": {"sem_seg_other": 1,'))
     call("stopped")
     assert len(measured) == 12 * 3
+
+
+def test_sensor_failures_have_a_table_of_their_own(call_tool, run_folder, tmp_path, capsys) -> None:
+    call_tool(
+        "evaluate_robustness", "--failures", "--checkpoint", run_folder / "model_final.pth",
+        "--config-file", run_folder / "config.yaml", "--limit", 2, "OUTPUT_DIR", tmp_path,
+    )  # fmt: skip
+    assert "| EMM Avg" in capsys.readouterr().out
+    content = json.loads((tmp_path / "inference" / DATASET / "failures.json").read_text())
+    assert len(content["conditions"]) == 2 + 3 * 2 + 3
+    means = content["results"]["sem_seg"]
+    dead = {row["sensors"]: row["mIoU"]["sem_seg"] for row in content["conditions"][:2]}
+    wanted = (content["clean"]["sem_seg"] + dead["visible"] + dead["auxiliary"]) / 3
+    assert means["EMM Avg"] == pytest.approx(wanted)
+    assert dead["visible"] != dead["auxiliary"]
