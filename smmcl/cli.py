@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from smmcl.files.paths import shipped_folder
+
 # What each command runs: a file of tools/ and its first arguments.
 COMMANDS = {
     "train": ("train_net",),
@@ -66,10 +68,7 @@ def _usage() -> str:
 
 
 def tool_file(name: str) -> Path:
-    """The file of a tool: tools/ stands at top level; a wheel has it inside the package."""
-    inside = Path(__file__).with_name("tools")
-    folder = inside if inside.is_dir() else Path(__file__).parents[1] / "tools"
-    return folder / f"{name}.py"
+    return shipped_folder("tools") / f"{name}.py"
 
 
 def run(main: Callable[[], object]) -> None:

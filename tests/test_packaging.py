@@ -42,6 +42,9 @@ def test_what_is_built_stands_alone(tmp_path) -> None:
         f"slow = {SLOW} & set(sys.modules)\n"
         "from smmcl.config import shipped_configs\n"
         "from smmcl.data.datasets.build import builtin_splits\n"
+        "from smmcl.weights.zoo import zoo_file, zoo_sums\n"
+        "files = [zoo_file(f'zoo://{name}') for name in zoo_sums()]\n"
+        "assert files and all(file.startswith(smmcl.__path__[0]) for file in files), files\n"
         "print(smmcl.__file__, len(shipped_configs()), len(builtin_splits()), *slow)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "lib"), "SMMCL_ENGINE": "builtin"}

@@ -11,6 +11,7 @@ from smmcl.files.yaml import load_yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
+    *sorted((ROOT / "zoo").glob("*.md")),
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "datasets/README.md",

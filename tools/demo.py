@@ -13,6 +13,7 @@ from tqdm import tqdm
 from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import setup_logger
+from smmcl.files.paths import sha256
 from smmcl.inference.named_model import add_model_arguments, named_config
 from smmcl.inference.predict_files import FilePredictor
 from smmcl.inference.predictor import Predictor
@@ -118,10 +119,8 @@ def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> 
 def identity(predictor: Predictor, *options: object) -> str:
     """A short name of a model with its options: results of another one do not count as done."""
     cfg = predictor.cfg.clone()
-    path = local_file(cfg.MODEL.WEIGHTS)
+    weights = sha256(local_file(cfg.MODEL.WEIGHTS))
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
-    with path.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     text = repr((weights, cfg.dump(), options))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

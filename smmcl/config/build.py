@@ -11,6 +11,7 @@ from smmcl.config.keys import add_smmcl_config
 from smmcl.config.unread import check_unread
 from smmcl.d2 import CfgNode, get_cfg
 from smmcl.files.imports import import_own
+from smmcl.files.paths import shipped_folder
 from smmcl.files.yaml import as_config, as_keys, find_line, leaves, load_yaml, read_layers
 
 UNKNOWN_KEY = "Non-existent config key: "  # yacs' words
@@ -130,10 +131,7 @@ def _imports_on(line: dict[str, Any]) -> list[str]:
 
 def shipped_configs() -> dict[str, pathlib.Path]:
     """The configs that come with this project, by name: "mfnet_r101.yaml", "ablations/..."."""
-    package = pathlib.Path(__file__).parents[1]
-    # A wheel has them inside the package, a clone beside it.
-    inside = package / "configs"
-    folder = inside if inside.is_dir() else package.parent / "configs"
+    folder = shipped_folder("configs")
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 

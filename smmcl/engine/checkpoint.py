@@ -20,6 +20,7 @@ from smmcl.files.archive import is_archive, is_sound
 from smmcl.files.atomic import atomic, partials, write_text
 from smmcl.files.yaml import as_keys, leaves, load_yaml
 from smmcl.weights.files import check_state, read_file
+from smmcl.weights.zoo import zoo_file
 
 # Parts of a checkpoint beside the weights; a part comes before what is in it.
 PARTS: dict[str, type | UnionType] = {
@@ -144,6 +145,7 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a checkpoint of this project; an empty path leaves the model as it is."""
+        path = str(zoo_file(path))
         if pathlib.Path(path).is_dir() and path:
             raise ValueError(f"checkpoint {path} is a folder. Set MODEL.WEIGHTS to a file in it.")
         if path and "://" not in path and not pathlib.Path(path).is_file():
@@ -242,7 +244,7 @@ def read_facts(path: str | pathlib.Path) -> dict[str, Any]:
     Returns:
         "config" as YAML, "inputs" as `describe_inputs` makes them; none of a file of others.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(zoo_file(path))
     if not is_archive(path) and path.suffix != ".safetensors":
         return {}
     stored = read_file(str(path), is_mapped=True)

@@ -1,8 +1,22 @@
 """Paths of users: only regular files are read, and no name leads out of its folder."""
 
+import hashlib
 import posixpath
 import re
 from pathlib import Path
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder of what comes with the package: inside of it in a wheel, beside it in a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def sha256(path: str | Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_regular(path: str | Path, *, role: str, hint: str = "") -> None:

@@ -9,6 +9,7 @@ from smmcl.config import build_config
 from smmcl.d2 import CfgNode
 from smmcl.engine.checkpoint import read_facts
 from smmcl.weights.files import read_file
+from smmcl.weights.zoo import PREFIX, zoo_sums
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="FILE", help="the model; sets MODEL.WEIGHTS")
+    parser.add_argument("--model", type=f"{PREFIX}{{}}".format, dest="checkpoint", metavar="NAME",
+                        help=f"the same, of the zoo: {', '.join(zoo_sums())}")  # fmt: skip
 
 
 def named_config(args: argparse.Namespace, *overrides: Any) -> CfgNode:
@@ -31,7 +34,10 @@ def named_config(args: argparse.Namespace, *overrides: Any) -> CfgNode:
     if args.checkpoint:
         return checkpoint_config(args.checkpoint, args.config_file, overrides=overrides)
     if not args.config_file:
-        raise ValueError("no model is named. Give its --checkpoint, or the --config-file of a run.")
+        raise ValueError(
+            "no model is named. Give its --checkpoint, a --model of the zoo, or the --config-file "
+            "of a run."
+        )
     return build_config(args.config_file, overrides)
 
 

@@ -26,6 +26,7 @@ from smmcl.inference.named_model import checkpoint_config
 from smmcl.inference.prediction import Prediction
 from smmcl.inference.sliding_window import wrap_for_test
 from smmcl.visualization.panels import draw_pair, pictures
+from smmcl.weights.zoo import PREFIX
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -79,6 +80,11 @@ class Predictor:
             overrides: alternating config keys and values, such as ("MODEL.DEVICE", "cuda:1").
         """
         return cls(checkpoint_config(path, config_file, overrides=overrides))
+
+    @classmethod
+    def from_zoo(cls, name: str, *, overrides: Sequence[Any] = ()) -> "Predictor":
+        """Builds the predictor of a model that comes with this project, such as "nyudv2_lite0"."""
+        return cls.from_checkpoint(f"{PREFIX}{name}", overrides=overrides)
 
     @overload
     def __call__(self, visible: ImageLike, auxiliary: ImageLike | None = None) -> Prediction: ...

@@ -1,8 +1,8 @@
 """Weight files, local or by URL, read such that nothing in them can run."""
 
 import argparse
-import hashlib
 import importlib.util
+import json
 import logging
 import pathlib
 import re
@@ -17,6 +17,8 @@ from torch import Tensor
 from smmcl.files.archive import check_archive, is_archive
 from smmcl.files.arrays import load_arrays
 from smmcl.files.atomic import write_text
+from smmcl.files.paths import sha256
+from smmcl.weights.zoo import zoo_file
 
 WEIGHT_SUFFIXES = (".pth", ".pt", ".pkl", ".bin", ".safetensors")
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -43,7 +45,8 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     torch is checked whole first.
 
     Args:
-        path: of the file, or its URL; `detectron2://` is the model zoo of Detectron2.
+        path: of the file, or its URL; `detectron2://` is the model zoo of Detectron2, `zoo://`
+            this project's.
         is_mapped: leaves tensors on the disk until they are used, for who reads the rest alone.
     """
     local = local_file(path)
@@ -52,12 +55,10 @@ def read_file(path: str, *, is_mapped: bool = False) -> dict[str, Any]:
     is_zip = is_archive(local) and local.suffix != ".pkl"
     if is_zip:
         check_archive(local, name=path)
-    if path.endswith(".safetensors") and not importlib.util.find_spec("safetensors"):
-        raise ValueError(f"{path} needs the package safetensors: pip install safetensors")
     try:
         if local.suffix == ".pkl":
             data = load_arrays(local.read_bytes())
-        elif path.endswith(".safetensors"):
+        elif local.suffix == ".safetensors":
             data = _read_safetensors(local)
         elif is_zip or start[:1] == PICKLE:
             # timm's trainer keeps its arguments beside the weights.
@@ -90,13 +91,15 @@ def _kind_of(start: bytes) -> str:
 
 
 def _read_safetensors(local: pathlib.Path) -> dict[str, Any]:
-    """The tensors under "model", and "config" where the file's metadata has one."""
+    """The tensors under "model", and of the metadata "config" and "inputs", which is JSON."""
     from safetensors import safe_open
 
     with safe_open(local, framework="pt") as file:
         metadata = file.metadata() or {}
-        config = {"config": metadata["config"]} if "config" in metadata else {}
-        return {"model": {name: file.get_tensor(name) for name in list(file.keys())}, **config}
+        facts: dict[str, Any] = {key: metadata[key] for key in ("config",) if key in metadata}
+        if "inputs" in metadata:
+            facts["inputs"] = json.loads(metadata["inputs"])
+        return {"model": {name: file.get_tensor(name) for name in list(file.keys())}, **facts}
 
 
 def tensors_in(data: dict[str, Any], path: str) -> dict[str, Tensor]:
@@ -155,6 +158,7 @@ def local_file(path: str) -> pathlib.Path:
     torchvision's file names end in the beginning of the SHA-256 checksum; that of other files is
     written beside them at the first load and compared from then on.
     """
+    path = str(zoo_file(path))
     if "://" not in path:
         if pathlib.Path(path).is_dir():
             raise ValueError(f"weights {path} are a folder. Name the .pth file in it.")
@@ -201,7 +205,7 @@ def _file_in_package(path: str) -> pathlib.Path:
 
 
 def _check_sum(file: pathlib.Path) -> None:
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = sha256(file)
     record = file.with_name(f"{file.name}.sha256")
     if stated := re.search(r"-([0-9a-f]{8,64})\.\w+$", file.name):
         wanted = stated[1]

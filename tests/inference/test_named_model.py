@@ -37,6 +37,7 @@ def test_a_checkpoint_needs_no_config(checkpoint, before) -> None:
     both = parse("--checkpoint", checkpoint, "--config-file", "synthetic_indoor.yaml")
     assert named_config(both).SEED == build_config("synthetic_indoor.yaml").SEED != 7
     assert checkpoint == named_config(both).MODEL.WEIGHTS
+    assert named_config(parse("--model", "nyudv2_lite0")).MODEL.WEIGHTS == "zoo://nyudv2_lite0"
     alone = parse("--config-file", "synthetic_night.yaml", *before, "MODEL.WEIGHTS", "a.pth")
     assert named_config(alone).MODEL.WEIGHTS == "a.pth"
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from smmcl.d2 import MetadataCatalog
@@ -72,8 +73,6 @@ def test_no_bytes_of_a_pickle_become_pointers(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_what_is_no_file_of_weights(tmp_path: pathlib.Path, name: str, content: bytes, said: str):
-    if name.endswith(".safetensors"):
-        pytest.importorskip("safetensors")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} {said}"):
         load(tmp_path / name)
@@ -189,7 +188,6 @@ def test_files_by_torch_of_before_archives_are_read(tmp_path: pathlib.Path) -> N
 
 
 def test_safetensors_are_read_with_their_config(tmp_path: pathlib.Path) -> None:
-    save_file = pytest.importorskip("safetensors.torch").save_file
     saved, loaded = nn.Linear(2, 1), nn.Linear(2, 1)
     path = tmp_path / "a.safetensors"
     save_file(saved.state_dict(), path, metadata={"config": "SEED: 3", "format": "pt"})
@@ -199,13 +197,6 @@ def test_safetensors_are_read_with_their_config(tmp_path: pathlib.Path) -> None:
     save_file({"other": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="leaves 2 of the model's parameters unfilled"):
         RunCheckpointer(loaded).load(str(path))
-
-
-def test_without_the_package_safetensors_its_line_is_given(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (tmp_path / "a.safetensors").write_bytes(b"x")
-    with pytest.raises(ValueError, match="pip install safetensors"):
-        read_file(str(tmp_path / "a.safetensors"))
 
 
 def test_what_fits_no_model_is_told_with_its_file(tmp_path: pathlib.Path) -> None:
