@@ -8,11 +8,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-import torch
+from runs import At, are_equal, train
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog, comm
 from smmcl.data.loader import PairStream
-from smmcl.engine.hooks import HookBase
 from smmcl.engine.stop import StopTogether
 from smmcl.engine.trainer import Trainer
 
@@ -33,33 +32,6 @@ def broken(tiny_config, tmp_path) -> Callable:
     MetadataCatalog.remove("broken_train")
 
 
-class At(HookBase):
-    """Does something before an iteration."""
-
-    def __init__(self, iteration: int, action: Callable[[], None]) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action()
-
-
-def train(cfg, *hooks: HookBase) -> None:
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
-    trainer.register_hooks([*hooks])
-    trainer.train()
-
-
-def weights(folder: pathlib.Path) -> dict:
-    return torch.load(folder / "model_final.pth")["model"]
-
-
-def same(one: pathlib.Path, other: pathlib.Path) -> bool:
-    a, b = weights(one), weights(other)
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_a_broken_pair_stops_the_run_with_its_name(broken, tmp_path) -> None:
     with pytest.raises((ValueError, OSError), match=r"cut\.png cannot be read|gone\.png does not"):
         train(broken("run"))
@@ -76,7 +48,7 @@ def test_broken_pairs_are_skipped_alike_by_workers_and_after_a_stop(broken, tmp_
     with pytest.raises(SystemExit):
         train(cfg, At(6, lambda: signal.raise_signal(signal.SIGTERM)))
     train(cfg)
-    assert same(tmp_path / "whole", tmp_path / "halves")
+    assert are_equal(tmp_path / "whole", tmp_path / "halves")
     assert json.loads((tmp_path / "halves/skipped.json").read_text()) == listed
 
 
@@ -87,7 +59,7 @@ def test_one_broken_pair_too_many_stops_the_run_saved(broken, tmp_path) -> None:
     assert (tmp_path / "run/last_checkpoint").exists()
     train(broken("run", "DATALOADER.SKIP_BROKEN", "2"))
     train(broken("whole", "DATALOADER.SKIP_BROKEN", "2"))
-    assert same(tmp_path / "run", tmp_path / "whole")
+    assert are_equal(tmp_path / "run", tmp_path / "whole")
 
 
 def test_the_stand_in_of_a_broken_pair_follows_from_the_position() -> None:
@@ -150,7 +122,7 @@ def test_a_run_without_a_next_batch_is_saved_and_goes_on(broken, tmp_path, what,
     assert last == "model_0000004.pth" or (what, last) == ("worker", "model_0000003.pth")
     train(cfg)
     train(broken("whole", "DATASETS.TRAIN", "('few_train',)"))
-    assert same(tmp_path / "run", tmp_path / "whole")
+    assert are_equal(tmp_path / "run", tmp_path / "whole")
 
 
 def test_a_batch_after_the_last_is_not_missed(tiny_config, tmp_path) -> None:

@@ -12,35 +12,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from runs import At, are_equal, train
 
 from smmcl.cli import user_message
-from smmcl.d2 import DatasetCatalog, HookBase, MetadataCatalog
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data import reader, watched_loader
 from smmcl.engine.trainer import Trainer
 from smmcl.files.atomic import PREFIX
-
-
-class At(HookBase):
-    """Does something before an iteration."""
-
-    def __init__(self, iteration: int, action: Callable[[], object]) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action()
-
-
-def train(cfg, *hooks: HookBase) -> None:
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
-    trainer.register_hooks([*hooks])
-    trainer.train()
-
-
-def weights(folder: pathlib.Path) -> dict[str, Tensor]:
-    return torch.load(folder / "model_final.pth")["model"]
 
 
 @pytest.fixture
@@ -55,8 +33,7 @@ def same(config, tmp_path) -> Callable[[str], None]:
 
     def compare(name: str) -> None:
         train(config("whole"))
-        found, wanted = weights(tmp_path / name), weights(tmp_path / "whole")
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        assert are_equal(tmp_path / name, tmp_path / "whole")
 
     return compare
 
