@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from smmcl.config import build_config, find_config, shipped_configs
+from smmcl.files.yaml import find_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Takes half a second and more to import, so that an import of the package leaves it to its users.
@@ -30,6 +31,22 @@ def test_a_name_stands_for_its_file(tmp_path, monkeypatch) -> None:
     assert build_config("mfnet_r101.yaml").SEED == 7  # a file of the user's own comes first
     with pytest.raises(FileNotFoundError, match=r"by name mfnet_r101\.yaml"):
         find_config("mfnet_r11.yaml")
+
+
+def test_a_base_may_be_a_shipped_config(tmp_path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("_BASE_: ablations/llrgbd_baseline.yaml\nOUTPUT_DIR: mine\n")
+    cfg = build_config(str(own))
+    assert (cfg.OUTPUT_DIR, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == ("mine", 14)
+    assert find_line(own, "MODEL.CONTRAST.NAME", shipped=ROOT / "configs")[0].parent == (
+        ROOT / "configs/ablations"
+    )
+    (tmp_path / "ablations").mkdir()
+    (tmp_path / "ablations/llrgbd_baseline.yaml").write_text("SEED: 8\n")
+    assert build_config(str(own)).SEED == 8  # a file beside it comes first
+    own.write_text("_BASE_: mfnet_none.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"Correct the path, or name a file of .*configs"):
+        build_config(str(own))
 
 
 def test_what_is_built_stands_alone(tmp_path) -> None:

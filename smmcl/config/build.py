@@ -40,7 +40,7 @@ def build_config(
         # Not by Detectron2's merge_from_file, which lets a file make objects of any kind.
         if text is None:
             config_file = find_config(config_file)
-            layers = read_layers(config_file)
+            layers = read_layers(config_file, shipped=shipped_folder("configs"))
         else:
             layers = [as_keys(load_yaml(text, config_file), config_file)]
         tree = as_config(layers, config_file)
@@ -101,7 +101,9 @@ class Given:
             return COMMAND_LINE
         if key not in self.in_file:
             return "the default"
-        place = None if self.is_text else find_line(self.config_file, key)
+        if self.is_text:
+            return self.config_file
+        place = find_line(self.config_file, key, shipped=shipped_folder("configs"))
         return "{}, line {},".format(*place) if place else self.config_file
 
 

@@ -96,11 +96,14 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path} is not a text in UTF-8. Name a YAML file.") from error
 
 
-def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
+def read_layers(
+    path: str | Path, *, shipped: Path | None = None, above: tuple[Path, ...] = ()
+) -> list[dict[str, Any]]:
     """The keys of a file after those of each file that its `_BASE_` names, relative to it.
 
     Args:
         path: of the file.
+        shipped: folder of the files that a `_BASE_` may also name, if none lies beside it.
         above: the files that led to it.
     """
     path = without_home(path)
@@ -114,19 +117,28 @@ def read_layers(path: str | Path, *, above: tuple[Path, ...] = ()) -> list[dict[
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or "://" in base:
             raise ValueError(f"{path} has the {BASE_KEY} {base!r}. Name a file on this machine.")
-        below = path.parent / without_home(base)
+        below = _base_file(path, base, shipped)
         if not below.is_file():
+            way_out = f", or name a file of {shipped}" if shipped else ""
             raise FileNotFoundError(
                 f"{path} has the {BASE_KEY} {base!r}, but {below} does not exist or is not a file. "
-                "Correct the path."
+                f"Correct the path{way_out}."
             )
-        layers += read_layers(below, above=(*above, path.resolve()))
+        layers += read_layers(below, shipped=shipped, above=(*above, path.resolve()))
         if len(layers) >= MAX_FILES:
             raise ValueError(f"{path} is based on {MAX_FILES} files or more. Put them together.")
     return [*layers, facts]
 
 
-def find_line(path: str | Path, key: str) -> tuple[Path, int] | None:
+def _base_file(path: Path, base: str, shipped: Path | None) -> Path:
+    beside = path.parent / without_home(base)
+    is_shipped = shipped and not beside.is_file() and (shipped / base).is_file()
+    return shipped / base if is_shipped else beside
+
+
+def find_line(
+    path: str | Path, key: str, *, shipped: Path | None = None
+) -> tuple[Path, int] | None:
     """The file that sets a dotted key, itself or the last of its bases, and the line there."""
     path = Path(path).expanduser()
     node: yaml.Node | None = yaml.compose(path.read_text(encoding="utf-8"), _Loader)
@@ -141,7 +153,7 @@ def find_line(path: str | Path, key: str) -> tuple[Path, int] | None:
     else:
         return path, line
     for base in reversed(bases if isinstance(bases, list) else [bases]):
-        if place := find_line(path.parent / base, key):
+        if place := find_line(_base_file(path, base, shipped), key, shipped=shipped):
             return place
     return None
 

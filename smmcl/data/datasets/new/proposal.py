@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from smmcl.config import find_config
 from smmcl.data.datasets.new.pairs import Pairing
 from smmcl.files.images import read_size
 from smmcl.files.yaml import dump_yaml
@@ -115,7 +114,7 @@ def propose_config(
     if "auxiliary" not in facts:
         model |= {"PAIR": {"AUXILIARY": {"NAME": "", "WEIGHTS": ""}}, "CONTRAST": {"NAME": ""}}
     config = {
-        "_BASE_": find_config(base),
+        "_BASE_": base,
         "MODEL": model,
         "DATASETS": {"TRAIN": [f"{file}:{train}"], "TEST": test},
         "INPUT": {"CROP_SIZE": [max(STRIDE, min(most, side // STRIDE * STRIDE))

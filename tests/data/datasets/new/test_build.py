@@ -79,6 +79,7 @@ def test_pairs_are_found_by_their_names(tmp_path, names) -> None:
 
 def test_the_config_builds_and_the_set_is_sound(tmp_path) -> None:
     make(lay(tmp_path, "rgb/{:d}.png", "th/{:d}.png", "label/{:d}.png"), classes="floor,cup,door")
+    assert "_BASE_: mfnet_" in (tmp_path / "config.yaml").read_text()  # in any environment
     cfg = build_config(str(tmp_path / "config.yaml"))
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 3
     assert (cfg.INPUT.CROP_SIZE, cfg.SOLVER.EPOCHS) == ([32, 64], 0)
