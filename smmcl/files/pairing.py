@@ -41,9 +41,9 @@ def match_pairs(visible: Sequence[Path], auxiliary: Sequence[Path]) -> list[tupl
     """Pairs files by their names without ending, or by what is left of the names when the
     beginning and end that all files of a list share are cut off: 1_rgb.png goes with 1_th.png.
 
-    Numbers are never cut: f1 and f2 go with 1 and 2, but not with f10 and f20. Where a list has a
-    name in several folders, the folders below the one that all share belong to the names, except
-    those that every file of the list has: a/rgb/1.png goes with a/th/1.png.
+    Numbers are never cut: f1 and f2 go with 1, 2 or 001, 002, but not with f10 and f20. Where a
+    list has a name in several folders, the folders below the one that all share belong to the
+    names, except those that every file of the list has: a/rgb/1.png goes with a/th/1.png.
 
     Returns:
         (visible, auxiliary) in the order of the visible files; auxiliary files without a visible
@@ -55,8 +55,10 @@ def match_pairs(visible: Sequence[Path], auxiliary: Sequence[Path]) -> list[tupl
     if len(set(names)) < len(names) or len(set(others)) < len(others):
         names, others = (names_below(_shared_folder(p), p) for p in (visible, auxiliary))
     keys, partners = names, dict(zip(others, auxiliary, strict=True))
-    if not set(names) <= set(others):
-        keys, partners = _cores(names), dict(zip(_cores(others), auxiliary, strict=True))
+    for simplified in (_cores, _numbers):
+        if not set(keys) <= partners.keys():
+            keys = simplified(names)
+            partners = dict(zip(simplified(others), auxiliary, strict=True))
     lonely = {
         name: path
         for key, name, path in zip(keys, names, visible, strict=True)
@@ -123,6 +125,13 @@ def _cores(names: Sequence[str]) -> list[str]:
     names = [name[start:] for name in names]
     end = len(_common([name[::-1] for name in names]))
     return [name[: len(name) - end] for name in names]
+
+
+def _numbers(names: Sequence[str]) -> list[str]:
+    """The same, as numbers where all of them are such."""
+    cores = _cores(names)
+    are_numbers = all(core.isdecimal() for core in cores) and len({*map(int, cores)}) == len(cores)
+    return [str(int(core)) for core in cores] if are_numbers else cores
 
 
 def common_start(names: Sequence[str]) -> str:

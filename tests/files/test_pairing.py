@@ -39,13 +39,19 @@ def test_pairs_by_what_differs_in_the_names() -> None:
 
 def test_numbers_are_never_cut() -> None:
     # Cut to what differs, f10 and f20 were 1 and 2.
-    for others in (("f10.png", "f20.png"), ("f01.png", "f02.png")):
-        with pytest.raises(ValueError, match=r"goes with f1\.png"):
-            match_pairs(paths("f1.png", "f2.png"), paths(*others))
+    with pytest.raises(ValueError, match=r"goes with f1\.png"):
+        match_pairs(paths("f1.png", "f2.png"), paths("f10.png", "f20.png"))
     with pytest.raises(ValueError, match=r"goes with f2\.png"):
         match_pairs(paths("f1.png", "f2.png"), paths("f1.png", "f21.png"))
     matched = match_pairs(paths("cam2_9.png", "cam2_10.png"), paths("10_t3.png", "9_t3.png"))
     assert matched[0] == (Path("cam2_9.png"), Path("9_t3.png"))
+
+
+def test_zeros_before_a_number_do_not_matter() -> None:
+    matched = match_pairs(paths("f2.png", "f10.png"), paths("t_0010.png", "t_0002.png"))
+    assert matched[0] == (Path("f2.png"), Path("t_0002.png"))
+    with pytest.raises(ValueError, match=r"goes with 1\.png"):  # 01 or 001?
+        match_pairs(paths("1.png", "2.png"), paths("01.png", "001.png", "02.png"))
 
 
 def test_a_single_name_is_not_cut() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from smmcl.data.alignment import DEFAULT, Alignment, read_alignment
 from smmcl.data.datasets.keys import check_keys, class_names
+from smmcl.data.datasets.lists import ID
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.files.yaml import read_layers
 
@@ -115,7 +116,7 @@ def _check(description: Description, path: str | Path) -> None:
     for layout in description.layouts:
         wanted = {"visible", *(["auxiliary"] if description.auxiliary else [])}
         is_right = wanted <= set(layout) <= {*wanted, "label"}
-        if not is_right or any(pattern.count("{id}") != 1 for pattern in layout.values()):
+        if not is_right or any(len(ID.findall(one)) != 1 for one in layout.values()):
             raise ValueError(
                 f"{path} has the layout {dict(layout)}. Give each a visible pattern, an auxiliary "
                 "one if the file has the key `auxiliary` and only then, and a label one unless the "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smmcl.data.datasets.description import PARTS, Description
-from smmcl.data.datasets.lists import Entry, check_unique, id_pattern, read_entries
+from smmcl.data.datasets.lists import Entry, check_unique, fill, id_pattern, read_entries
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.reader import PairReader
 from smmcl.files.images import decode
@@ -69,7 +69,7 @@ def _find_layout(
     for layout in description.layouts:
         ids, num_skipped = _read_ids(description, split, root=root, layout=layout)
         patterns = _patterns(layout)
-        probes = [[_fill(one, name, split) for one in patterns] for name in _spread(ids)]
+        probes = [[fill(one, name, split) for one in patterns] for name in _spread(ids)]
         complete = [names for names in probes if all((root / name).is_file() for name in names)]
         found.append((len(complete), ids, num_skipped, layout))
         looked_for.append(" + ".join(probes[0] if probes else patterns))
@@ -116,10 +116,6 @@ def _describe(auxiliary: AuxiliaryFormat | None) -> str:
     return f"auxiliary {kind}, {channels} channel(s), unit {auxiliary.unit}{made}"
 
 
-def _fill(pattern: str, name: str, split: str) -> str:
-    return pattern.replace("{split}", split).replace("{id}", name)
-
-
 def _records(
     description: Description,
     ids: Sequence[str],
@@ -132,7 +128,7 @@ def _records(
     records = []
     for name in ids:
         record = {
-            key: str(root / _fill(layout[part], name, split))
+            key: str(root / fill(layout[part], name, split))
             for part, key in PARTS.items()
             if part in layout
         }

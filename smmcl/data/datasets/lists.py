@@ -8,6 +8,8 @@ from typing import NamedTuple
 from smmcl.files.pairing import SUFFIXES
 from smmcl.files.paths import check_regular, relative_path
 
+ID = re.compile(r"\{id(?::0(\d+))?\}")  # {id:04} stands for the id with zeros in front of it
+
 
 class Entry(NamedTuple):
     """What a line names, and which line that is: "train.txt, line 3"."""
@@ -58,8 +60,15 @@ def check_unique(entries: list[Entry]) -> None:
 
 def id_pattern(pattern: str, split: str) -> re.Pattern[str]:
     """What the paths of a layout's files match; the group "id" is the pair's id."""
-    before, after = pattern.replace("{split}", split).split("{id}")
-    return re.compile(f"{re.escape(before)}(?P<id>.+){re.escape(after)}")
+    before, width, after = ID.split(pattern.replace("{split}", split))
+    zeros = "0*" if width else ""
+    return re.compile(f"{re.escape(before)}{zeros}(?P<id>.+){re.escape(after)}")
+
+
+def fill(pattern: str, name: str, split: str) -> str:
+    """The path that a pattern stands for."""
+    path = pattern.replace("{split}", split)
+    return ID.sub(lambda match: name.zfill(int(match[1] or 0)), path)
 
 
 def _first_name(line: str) -> str:

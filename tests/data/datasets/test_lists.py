@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from smmcl.data.datasets.lists import check_unique, read_entries
+from smmcl.data.datasets.lists import check_unique, fill, id_pattern, read_entries
 
 LAYOUT = {"visible": "rgb/{id}.png", "auxiliary": "depth/{id}.png", "label": "ids/{id}.png"}
 
@@ -31,6 +31,13 @@ def test_names_in_lists(tmp_path, text):
     path = tmp_path / "train.txt"
     path.write_bytes(text.encode())
     assert [entry.id for entry in read(path)] == ENTRIES[text]
+
+
+def test_numbers_filled_with_zeros() -> None:
+    for name, number in (("7", "0007"), ("0", "0000"), ("20", "0020"), ("12345", "12345")):
+        assert fill("{split}/v{id:04}.png", name, "val") == f"val/v{number}.png"
+        match = id_pattern("{split}/v{id:04}.png", "val").fullmatch(f"val/v{number}.png")
+        assert match["id"] == name
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ WORDS = {  # of folders and file names
 ROLES = {word: role for role, words in WORDS.items() for word in words.split()}
 AFFIX = rf"(?:{'|'.join(sorted(ROLES, key=len, reverse=True))})"
 NAME = re.compile(rf"(?P<before>{AFFIX}[_\-. ])?.*?(?P<after>[_\-. ]{AFFIX})?", re.IGNORECASE)
-NUM_LEVELS = 3  # whole names, without a word such as _rgb, without all that the names share
+# Whole names, without a word such as _rgb, without all that the names share, and its numbers alone.
+NUM_LEVELS = 4
+NUMBERS = NUM_LEVELS - 1
 
 
 @dataclass
@@ -42,11 +44,23 @@ class Group:
 
     def pattern(self, level: int) -> str:
         before, after = self.affixes[level]
-        return f"{self.base}{before}{{id}}{after}{self.suffix}"
+        width = f":0{self._width()}" if level == NUMBERS and self._width() > 1 else ""
+        return f"{self.base}{before}{{id{width}}}{after}{self.suffix}"
 
     def by_id(self, level: int) -> dict[tuple[str, str], Path]:
         before, after = map(len, self.affixes[level])
-        return {(s, n[before : len(n) - after]): path for (s, n), path in self.files.items()}
+        found = {(s, n[before : len(n) - after]): path for (s, n), path in self.files.items()}
+        if level < NUMBERS:
+            return found
+        is_number = self._width() > 0
+        return {(s, str(int(n))): path for (s, n), path in found.items()} if is_number else {}
+
+    def _width(self) -> int:
+        """Digits of the shortest number; 0 where not all names are numbers, filled to as many."""
+        names = [name for _, name in self.by_id(NUMBERS - 1)]
+        width = min(map(len, names))
+        is_filled = all(n.isdecimal() and str(int(n)).zfill(width) == n for n in names)
+        return width if is_filled else 0
 
     def __str__(self) -> str:
         return f"{self.base}*{self.affixes[1][1]}{self.suffix} ({len(self.files)} files)"
@@ -74,7 +88,8 @@ def _group(key: tuple[str | None, ...], files: dict[tuple[str, str], Path], *, r
     before = "" if any("/" in name for name in names) else before or ""
     words = (before, after or "")
     said = [*map(_roles_in, (before, after or "")), *map(_roles_in, reversed(base))]
-    affixes = [("", ""), words, _shared(names) if len(names) > 1 else words]
+    shared = _shared(names) if len(names) > 1 else words
+    affixes = [("", ""), words, shared, shared]
     return Group("".join(base), affixes, suffix, role or next(filter(None, said), ""), files)
 
 

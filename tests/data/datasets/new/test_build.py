@@ -62,6 +62,8 @@ def make(folder: Path, **options: object) -> tuple[dict, str]:
         ("rgb/room/{:d}.png", "ir/room/{:d}.png", "mask/room/{:d}.png"),  # folders in folders
         ("left/a{:d}.jpg", "right/b{:d}.tiff", "third/c{:d}.png"),  # no word says what they are
         ("train/rgb/{:d}.png", "train/th/{:d}.png", "train/gt/{:d}.png"),
+        ("rgb/v{:d}.png", "th/t{:06d}.png", "gt/{:02d}.png"),  # of several widths
+        ("rgb/{:04d}.png", "th/{:d}.png", "gt/{:d}.png"),
     ],
 )
 def test_pairs_are_found_by_their_names(tmp_path, names) -> None:
@@ -161,6 +163,14 @@ def test_names_that_do_not_match_are_a_sentence(tmp_path) -> None:
     save(tmp_path / "th/k12.png", heat(1))
     with pytest.raises(ValueError, match=r"no auxiliary image .* 0 \(nearest name: k10\), 1"):
         propose(tmp_path, output=tmp_path)
+
+
+def test_numbers_of_no_single_width_are_no_names(tmp_path) -> None:
+    lay(tmp_path, "rgb/{:d}.png", count=3)
+    for name in ("00", "1", "002"):
+        save(tmp_path / f"th/{name}.png", heat(0))
+    _, told = make(tmp_path)
+    assert "2 of 3 visible images lack a partner" in told
 
 
 def test_a_single_pair_has_no_val(tmp_path) -> None:
