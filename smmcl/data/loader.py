@@ -56,14 +56,14 @@ class Pairs(Dataset):
     def __init__(
         self, records: Sequence[dict[str, Any]], *, mapper: Mapper, num_workers: int = 0
     ) -> None:
-        self._records = records
+        self.records = records
         self._mapper = mapper
         self.reading = torch.full((max(num_workers, 1),), -1)
         if num_workers:
             self.reading.share_memory_()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         worker = torch.utils.data.get_worker_info()
@@ -76,7 +76,7 @@ class Pairs(Dataset):
 
     def record(self, index: int) -> dict[str, Any]:
         """What the mapper gets."""
-        return self._records[index]
+        return self.records[index]
 
     def _map(self, index: int) -> dict[str, Any]:
         return self._mapper(self.record(index))
@@ -113,7 +113,7 @@ class PairStream(Pairs):
         """The record at a position, or one that comes later in the same epoch's order."""
         epoch, place = divmod(position, len(self))
         order = _order(self._seed, epoch, len(self))
-        return {**self._records[order[(place + later) % len(self)]], "position": position}
+        return {**self.records[order[(place + later) % len(self)]], "position": position}
 
     def _map(self, position: int) -> dict[str, Any]:
         broken: dict[str, str] = {}

@@ -199,6 +199,7 @@ def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -
     whole, inner, config = bare(model), deployed(model), cfg
     if inner is not whole:
         checkpointables["training_only"] = TrainingOnly(whole, inner)
+    if hasattr(whole, "deployed_config"):
         config = whole.deployed_config(cfg)
     return RunCheckpointer(
         inner,

@@ -14,8 +14,8 @@ def bare(model: nn.Module) -> nn.Module:
 def deployed(model: nn.Module) -> nn.Module:
     """The part of a model that checkpoints hold and inference needs; mostly, all of it.
 
-    A model that wraps another for training names it by the attribute `deployed`, and has
-    `deployed_config(cfg)`, the config that builds the wrapped model alone.
+    A model that wraps another for training names it by the attribute `deployed`. One whose
+    checkpoints need another config than its training has it from `deployed_config(cfg)`.
     """
     return getattr(bare(model), "deployed", bare(model))
 

@@ -5,9 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from smmcl.config import build_config
-from smmcl.d2 import CfgNode
-from smmcl.engine.checkpoint import read_facts
+from smmcl.config.unread import value_at
+from smmcl.d2 import CfgNode, build_model
+from smmcl.engine.checkpoint import build_checkpointer, read_facts
+from smmcl.engine.setup import with_device
+from smmcl.modeling.wrapping import check_model
 from smmcl.weights.files import read_file
 from smmcl.weights.zoo import PREFIX, zoo_sums
 
@@ -61,6 +66,53 @@ def checkpoint_config(
     """
     name, text = (str(config_file), None) if config_file else held_config(path)
     return build_config(name, [*overrides, "MODEL.WEIGHTS", str(path)], text=text)
+
+
+def load_named(path: str | Path, *, overrides: Sequence[Any] = ()) -> tuple[nn.Module, CfgNode]:
+    """The trained model of a checkpoint, in evaluation mode, and its config."""
+    cfg = with_device(checkpoint_config(path, overrides=overrides))
+    model = build_model(cfg)
+    build_checkpointer(cfg, model).load(str(path), checkpointables=[])
+    return model.eval(), cfg
+
+
+def load_frozen(cfg: CfgNode, key: str, features: Sequence[str] = ()) -> nn.Module | None:
+    """The trained model whose checkpoint a key of a training names; None where it names none.
+
+    Args:
+        cfg: of the training, whose images the model must read as they are.
+        key: such as "MODEL.DARKENER.DAY_MODEL".
+        features: that the model must have.
+    """
+    path = value_at(cfg, key)
+    if not path:
+        return None
+    is_known = Path(path).with_name("config.yaml").is_file() or not Path(path).is_file()
+    if not is_known and not read_facts(path).get("config"):
+        raise ValueError(
+            f"{key}: {path} holds no config, so how its model normalizes images is unknown. Name "
+            "a checkpoint of this project, or put the config.yaml of its run beside it."
+        )
+    model, own = load_named(path)
+    check_model(model)
+    for name in ("FORMAT", "AUXILIARY_FORMAT"):
+        if own.INPUT[name] != cfg.INPUT[name]:
+            raise ValueError(
+                f"INPUT.{name} is {cfg.INPUT[name]!r}, but the model of {key} reads "
+                f"{own.INPUT[name]!r}. Set it likewise."
+            )
+    check_features(model, features, key)
+    return model
+
+
+def check_features(model: nn.Module, names: Sequence[str], key: str) -> None:
+    """Raises where a model lacks features that a key names."""
+    shape = model.backbone.output_shape()
+    if unknown := sorted({*names} - {*shape}):
+        raise ValueError(
+            f"{key} names {', '.join(unknown)}, but the model has {', '.join(shape)}. "
+            "Choose from those."
+        )
 
 
 def held_config(path: str | Path) -> tuple[str, str | None]:

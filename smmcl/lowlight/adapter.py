@@ -13,11 +13,18 @@ from torch import Tensor, nn
 
 from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
 from smmcl.lowlight.alignment import maximum_mean_discrepancy
-from smmcl.lowlight.build import build_mask, build_momentum, build_view, check_adaptation
-from smmcl.lowlight.momentum import MomentumAlignment
+from smmcl.lowlight.build import (
+    build_mask,
+    build_momentum,
+    build_night_view,
+    build_view,
+    check_adaptation,
+)
 from smmcl.lowlight.regions import MaskSource
 from smmcl.lowlight.relight import ViewSource
-from smmcl.lowlight.wrapped import check_model, preprocess
+from smmcl.lowlight.view import preprocess
+from smmcl.modeling.contrastive.momentum import MomentumAlignment
+from smmcl.modeling.wrapping import check_model
 
 
 @META_ARCH_REGISTRY.register()
@@ -75,6 +82,7 @@ class LightAdapter(nn.Module):
             "momentum": build_momentum(cfg, model),
             "momentum_weight": node.MOMENTUM.WEIGHT,
             "night_feature": node.NIGHT.FEATURE if node.NIGHT.WEIGHT else None,
+            "night_view": build_night_view(cfg),
             "night_weight": node.NIGHT.WEIGHT,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
@@ -89,7 +97,8 @@ class LightAdapter(nn.Module):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.LIGHT_ADAPTER.META_ARCHITECTURE
-        del cfg.MODEL["LIGHT_ADAPTER"]
+        for name in ("LIGHT_ADAPTER", "DARKENER", "ENHANCER"):
+            del cfg.MODEL[name]
         cfg.IMPORTS = [name for name in cfg.IMPORTS if not name.startswith("smmcl.lowlight")]
         return cfg
 

@@ -8,9 +8,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from smmcl.d2 import CfgNode, DatasetCatalog
+from smmcl.data.appearance.photometric import LIGHTS
 from smmcl.data.loader import Record, extends_training
 from smmcl.files.pairing import find_images, match_pairs
-from smmcl.lowlight.momentum import MomentumAlignment, map_projector, mlp
+from smmcl.inference.named_model import check_features, load_named
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
     BlockMask,
@@ -19,7 +20,15 @@ from smmcl.lowlight.regions import (
     RandomMask,
     SaliencyMask,
 )
-from smmcl.lowlight.relight import ExposureView, GammaView, StoredView, ViewSource
+from smmcl.lowlight.relight import (
+    ExposureView,
+    GammaView,
+    RelightView,
+    Relit,
+    StoredView,
+    ViewSource,
+)
+from smmcl.modeling.contrastive.momentum import MomentumAlignment, map_projector, mlp
 
 NIGHT = re.compile(r"(^|[^a-z])(night|dark|unlit)([^a-z]|$)")  # in names of sets, tasks and tags
 
@@ -30,14 +39,42 @@ def choose(choices: dict[str, Callable], name: str, key: str) -> Callable:
     return choices[name]
 
 
+def load_relighter(path: str, key: str) -> nn.Module:
+    """The darkener or enhancer of a checkpoint."""
+    if not path:
+        raise ValueError(f"{key} is empty. Set it to the checkpoint of a darkener, or enhancer.")
+    return load_named(path)[0]
+
+
 def build_view(cfg: CfgNode) -> ViewSource:
-    node = cfg.MODEL.LIGHT_ADAPTER.VIEW
+    node, key = cfg.MODEL.LIGHT_ADAPTER.VIEW, "MODEL.LIGHT_ADAPTER.VIEW.CHECKPOINT"
     sources = {
         "gamma": lambda: GammaView(*node.GAMMA),
         "exposure": lambda: ExposureView(stops=tuple(node.STOPS)),
+        "darkener": lambda: RelightView(
+            load_relighter(node.CHECKPOINT, key), exposure=tuple(node.BRIGHTNESS)
+        ),
         "stored": StoredView,
     }
     return choose(sources, node.NAME, "VIEW.NAME")()
+
+
+def build_darkening(cfg: CfgNode) -> Relit:
+    """INPUT.LOW_LIGHT by a trained darkener."""
+    if cfg.INPUT.FORMAT != "RGB":
+        raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. A darkener needs 'RGB'.")
+    model = load_relighter(cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT")
+    return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, RelightView(model.cpu()))
+
+
+LIGHTS["darkener"] = build_darkening
+
+
+def build_night_view(cfg: CfgNode) -> ViewSource | None:
+    node = cfg.MODEL.LIGHT_ADAPTER.NIGHT
+    if node.ENHANCER:
+        return RelightView(load_relighter(node.ENHANCER, "MODEL.LIGHT_ADAPTER.NIGHT.ENHANCER"))
+    return StoredView() if node.FOLDER else None
 
 
 def build_mask(cfg: CfgNode) -> MaskSource | None:
@@ -62,12 +99,8 @@ def build_momentum(cfg: CfgNode, model: nn.Module) -> MomentumAlignment | None:
             f"MODEL.LIGHT_ADAPTER.MOMENTUM has {len(node.FEATURES)} FEATURES but {len(keys)} "
             "KEY_FEATURES. Name one for each, or none."
         )
+    check_features(model, [*node.FEATURES, *keys], "MODEL.LIGHT_ADAPTER.MOMENTUM")
     shape = model.backbone.output_shape()
-    if unknown := sorted({*node.FEATURES, *keys} - set(shape)):
-        raise ValueError(
-            f"MODEL.LIGHT_ADAPTER.MOMENTUM names {', '.join(unknown)}, but the model has "
-            f"{', '.join(shape)}. Choose from those."
-        )
     return MomentumAlignment(
         model=model,
         projectors={name: map_projector(shape[name].channels) for name in node.FEATURES},
@@ -106,13 +139,18 @@ def _records(name: str) -> list[Record]:
 
 @extends_training
 def add_stored_views(cfg: CfgNode, records: list[Record], beside: dict[str, Dataset]) -> None:
-    """Names the images of MODEL.LIGHT_ADAPTER.VIEW.FOLDER in the records that they belong to."""
-    node = cfg.MODEL.get("LIGHT_ADAPTER")
-    is_used = cfg.MODEL.META_ARCHITECTURE == "LightAdapter" and node.VIEW.NAME == "stored"
-    if not is_used:
+    """Names the images of the adapter's folders in the records that they belong to."""
+    if cfg.MODEL.META_ARCHITECTURE != "LightAdapter":
         return
+    node = cfg.MODEL.LIGHT_ADAPTER
+    if node.VIEW.NAME == "stored":
+        _add_stored(records, node.VIEW.FOLDER)
+    if node.NIGHT.FOLDER and "unlabeled" in beside:
+        _add_stored(beside["unlabeled"].records, node.NIGHT.FOLDER)
+
+
+def _add_stored(records: list[Record], folder: str) -> None:
     visible = [Path(record["file_name"]) for record in records]
-    for record, (_, path) in zip(
-        records, match_pairs(visible, find_images(node.VIEW.FOLDER)), strict=True
-    ):
+    pairs = match_pairs(visible, find_images(folder))
+    for record, (_, path) in zip(records, pairs, strict=True):
         record["further_file_names"] = {StoredView.key: str(path)}

@@ -8,51 +8,74 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from smmcl.lowlight import photometric, wrapped
+from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
+from smmcl.engine.setup import changed
+from smmcl.inference.named_model import load_frozen
+from smmcl.lowlight import photometric
 from smmcl.lowlight.alignment import cosine_similarity
-from smmcl.lowlight.curves import DarkeningCurve
+from smmcl.lowlight.curves import DarkeningCurve, noisy_exposure
+from smmcl.lowlight.view import View, preprocess
+from smmcl.modeling.wrapping import Frozen, check_model, images_of, unit_image, weighted
 
 
+@META_ARCH_REGISTRY.register()
 class Darkener(nn.Module):
-    """Similarity Min-Max's darkener in training. Its checkpoint holds the curve, not the model."""
+    """Similarity Min-Max's darkener. Its checkpoint holds the curve, not the day model."""
 
     # Authors' code: exposure 10, at which wanted exposures are ignored; flexibility 5 to classify.
     WEIGHTS = {
         "similarity": 0.1, "exposure": 100.0, "color": 25.0, "smooth": 1600.0, "flexibility": 1.0,
     }  # fmt: skip
 
+    @configurable
     def __init__(
         self,
         *,
-        model: nn.Module,
         curve: DarkeningCurve,
-        in_features: Sequence[str],
-        exposure_range: tuple[float, float] = (0.0, 0.5),
-        test_exposure: float = 0.1,
+        model: nn.Module | None = None,
+        in_features: Sequence[str] = (),
+        exposure_range: Sequence[float] = (0.0, 0.5),
         weights: Mapping[str, float] = WEIGHTS,
     ) -> None:
         """
         Args:
-            model: the trained day model. It is frozen, in evaluation mode.
             curve: predicts the dark image.
+            model: the trained day model, frozen in evaluation mode; only training needs it.
             in_features: names of the model's features that are compared.
             exposure_range: of the wanted exposure, drawn for each image.
-            test_exposure: the wanted exposure outside of training.
             weights: of the losses, by name.
         """
         super().__init__()
-        wrapped.check_model(model)
-        self.frozen = wrapped.Frozen(model)
+        self.frozen = None
+        if model is not None:
+            check_model(model)
+            self.frozen = Frozen(model)
         self.curve = curve
         self.in_features = in_features
-        self.test_exposure = test_exposure
         self.weights = weights
         self.register_buffer("exposure_range", torch.tensor(exposure_range))
         self.register_load_state_dict_pre_hook(_check_range)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.DARKENER
+        return {
+            "curve": DarkeningCurve(width=node.WIDTH, is_signed=node.IS_SIGNED),
+            "model": load_frozen(cfg, "MODEL.DARKENER.DAY_MODEL", node.IN_FEATURES),
+            "in_features": node.IN_FEATURES,
+            "exposure_range": node.EXPOSURE,
+            "weights": {name.lower(): weight for name, weight in node.WEIGHTS.items()},
+        }
+
+    @staticmethod
+    def deployed_config(cfg: CfgNode) -> CfgNode:
+        """Darkening needs no day model, so its file may be gone."""
+        return changed(cfg, "MODEL.DARKENER.DAY_MODEL", "")
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
@@ -62,10 +85,18 @@ class Darkener(nn.Module):
         Returns:
             in training, losses by name, weighted; else one {"dark": (3, h, w) in 0..1} each.
         """
-        pair, view = wrapped.preprocess(self.frozen.module, batched_inputs)
         if not self.training:
-            exposure = view.image.new_full((len(view.image), 1, 1, 1), self.test_exposure)
-            return wrapped.results(self.curve(view.image, exposure)[0], batched_inputs, "dark")
+            images = images_of(batched_inputs, "image")
+            return [
+                {"dark": self.relight(unit_image(x, self.exposure_range), seeds=[0])[0]}
+                for x in images
+            ]
+        if self.frozen is None:
+            raise ValueError(
+                "MODEL.DARKENER.DAY_MODEL is empty. Set it to the checkpoint of a model that was "
+                "trained by day: a darkener is trained against one."
+            )
+        pair, view = preprocess(self.frozen.module, batched_inputs)
         exposure = view.uniform(*self.exposure_range.tolist())  # (N, 1, 1, 1)
         dark, curve, scale = self.curve(view.image, exposure)  # (N, 3, H, W) each
         with torch.no_grad():
@@ -79,7 +110,39 @@ class Darkener(nn.Module):
             "smooth": photometric.total_variation(curve, tent=0.02),
             "flexibility": photometric.flexibility_loss(scale),
         }
-        return wrapped.weighted(losses, self.weights)
+        return weighted(losses, self.weights)
+
+    @torch.no_grad()
+    def relight(
+        self,
+        visible: Tensor,
+        *,
+        seeds: Sequence[int],
+        exposure: tuple[float, float] = (0.0, 0.2),
+        has_noise: bool = True,
+        patch_size: int = 64,
+    ) -> Tensor:
+        """Darkens images (N, 3, H, W) of 0..1.
+
+        Args:
+            seeds: one per image, of its draws.
+            exposure: range of the wanted brightness, drawn for each image.
+            has_noise: wants a brightness with noise per pixel and per patch (stage 2).
+            patch_size: pixels. The authors take 64 for 512 x 1024, 16 for 224 x 224.
+        """
+        low, high = self.exposure_range.tolist()
+        if not low - 1e-6 <= exposure[0] <= exposure[1] <= high + 1e-6:
+            raise ValueError(
+                f"The darkener was trained for exposures {low:g} to {high:g}, but {exposure[0]:g} "
+                f"to {exposure[1]:g} are wanted. Stay inside, or train another darkener."
+            )
+        view = View(visible, seeds=seeds)
+        wanted = view.uniform(*exposure)  # (N, 1, 1, 1)
+        if has_noise:
+            size = visible.shape[-2:]
+            patches = view.normal(1, *(max(side // patch_size, 1) for side in size), stream=6)
+            wanted = noisy_exposure(wanted, view.normal(1, *size), patches).clamp_min(0)
+        return self.curve(visible, wanted)[0].clamp(0, 1)
 
 
 def _check_range(module: Darkener, state: dict, prefix: str, *_: object) -> None:

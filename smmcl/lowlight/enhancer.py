@@ -8,87 +8,38 @@ Shape shorthand in this module:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smmcl.lowlight import photometric, wrapped
+from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
+from smmcl.engine.setup import changed
+from smmcl.inference.named_model import load_frozen
+from smmcl.lowlight import photometric
 from smmcl.lowlight.curves import EnhancingCurve
+from smmcl.lowlight.view import preprocess
+from smmcl.modeling.perceptual import PerceptualFeatures, build_perceptual, gram_triplet_loss
+from smmcl.modeling.wrapping import Frozen, check_model, images_of, unit_image, weighted
 
 
-class VGG16(nn.Sequential):
-    """ImageNet's VGG-16 up to relu4_3, with torchvision's names less "features."."""
-
-    WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512)  # 0: pooling
-    PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    TAPS = {3: "relu1_2", 8: "relu2_2", 22: "relu4_3"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        channels = 3
-        for width in self.WIDTHS:
-            if width == 0:
-                self.append(nn.MaxPool2d(2))
-            else:
-                self.extend([nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()])
-                channels = width
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """A normalized image (N, 3, H, W) to maps by name, at strides 1, 2 and 8."""
-        maps = {}
-        for place, layer in enumerate(self):
-            image = layer(image)
-            if place in self.TAPS:
-                maps[self.TAPS[place]] = image
-        return maps
-
-
-class PerceptualFeatures(nn.Module):
-    """Maps of a frozen network: some for style, one for content."""
-
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        pixel_mean: Sequence[float],
-        pixel_std: Sequence[float],
-        style: Sequence[str | int],
-        content: str | int,
-    ) -> None:
-        """
-        Args:
-            network: a normalized image (N, 3, H, W) to maps, by name or by place: `VGG16`, or a
-                stream of the day model. It is frozen.
-            pixel_mean, pixel_std: of the network, on the scale 0..1. Authors' code: 0 and 1.
-            style, content: which maps.
-        """
-        super().__init__()
-        self.frozen = wrapped.Frozen(network)
-        self.register_buffer("mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.style, self.content = style, content
-
-    def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
-        """An image in 0..1 to its style maps and its content map, each (N, C, H, W)."""
-        maps: Mapping | Sequence = self.frozen.module((image - self.mean) / self.std)
-        return [maps[key] for key in self.style], maps[self.content]
-
-
+@META_ARCH_REGISTRY.register()
 class Enhancer(nn.Module):
-    """SCL-LLE's enhancer in training. Its checkpoint holds the curve, not the frozen networks."""
+    """SCL-LLE's enhancer. Its checkpoint holds the curve, not the frozen networks."""
 
     WEIGHTS = {
         "exposure": 10.0, "style": 5.0, "class": 1.0, "content": 1.0, "color": 8.0,
         "smooth": 200.0, "segmentation": 1.0,
     }  # fmt: skip
 
+    @configurable
     def __init__(
         self,
         *,
         curve: EnhancingCurve,
-        segmentor: nn.Module,
-        perceptual: PerceptualFeatures,
+        segmentor: nn.Module | None = None,
+        perceptual: PerceptualFeatures | None = None,
         weights: Mapping[str, float] = WEIGHTS,
         ignore_value: int = 255,
     ) -> None:
@@ -96,17 +47,36 @@ class Enhancer(nn.Module):
         Args:
             curve: predicts the enhanced image.
             segmentor: trained; it is frozen, in evaluation mode, and its loss reaches the curve.
-            perceptual: what style and content are measured in.
+            perceptual: what style and content are measured in. Only training needs these two.
             weights: of the losses, by name.
             ignore_value: label of void.
         """
         super().__init__()
-        wrapped.check_model(segmentor)
+        self.frozen = None
+        if segmentor is not None:
+            check_model(segmentor)
+            self.frozen = Frozen(segmentor)
         self.curve = curve
-        self.frozen = wrapped.Frozen(segmentor)
         self.perceptual = perceptual
         self.ignore_value = ignore_value
         self.weights = weights
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.ENHANCER
+        segmentor = load_frozen(cfg, "MODEL.ENHANCER.SEGMENTOR")
+        return {
+            "curve": EnhancingCurve(width=node.WIDTH),
+            "segmentor": segmentor,
+            "perceptual": segmentor and build_perceptual(segmentor, node.VGG),
+            "weights": {name.lower(): weight for name, weight in node.WEIGHTS.items()},
+            "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+        }
+
+    @staticmethod
+    def deployed_config(cfg: CfgNode) -> CfgNode:
+        """Brightening needs no frozen network, so their files may be gone."""
+        return changed(cfg, "MODEL.ENHANCER.SEGMENTOR", "", "MODEL.ENHANCER.VGG", "")
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         """
@@ -117,10 +87,19 @@ class Enhancer(nn.Module):
         Returns:
             in training, losses by name, weighted; else one {"enhanced": (3, h, w) in 0..1} each.
         """
-        pair, view = wrapped.preprocess(self.frozen.module, batched_inputs, self.ignore_value)
-        enhanced, curves = self.curve(view.image)  # (N, 3, H, W), (N, 24, H, W)
         if not self.training:
-            return wrapped.results(enhanced, batched_inputs, "enhanced")
+            images = images_of(batched_inputs, "image")
+            return [
+                {"enhanced": self.relight(unit_image(x, next(self.parameters())))[0]}
+                for x in images
+            ]
+        if self.frozen is None:
+            raise ValueError(
+                "MODEL.ENHANCER.SEGMENTOR is empty. Set it to the checkpoint of a trained model: "
+                "an enhancer is trained with one."
+            )
+        pair, view = preprocess(self.frozen.module, batched_inputs, self.ignore_value)
+        enhanced, curves = self.curve(view.image)  # (N, 3, H, W), (N, 24, H, W)
         positive, negative = (
             _unpaired(batched_inputs, key, enhanced) for key in ("positive", "negative")
         )
@@ -133,7 +112,7 @@ class Enhancer(nn.Module):
         segmentation = self.frozen.module.losses(features, batched_inputs)
         losses = {
             "exposure": photometric.exposure_triplet_loss(enhanced, positive, negative),
-            "style": photometric.gram_triplet_loss(style, good, bad),
+            "style": gram_triplet_loss(style, good, bad),
             "class": photometric.class_brightness_loss(
                 enhanced, labels, ignore_value=self.ignore_value
             ),
@@ -142,11 +121,16 @@ class Enhancer(nn.Module):
             "smooth": photometric.total_variation(curves),
             "segmentation": sum(segmentation.values()),
         }
-        return wrapped.weighted(losses, self.weights)
+        return weighted(losses, self.weights)
+
+    @torch.no_grad()
+    def relight(self, visible: Tensor, *, seeds: Sequence[int] = ()) -> Tensor:
+        """Brightens images (N, 3, H, W) of 0..1; nothing is drawn."""
+        return self.curve(visible)[0].clamp(0, 1)
 
 
 def _unpaired(inputs: list[dict], key: str, like: Tensor) -> Tensor:
     """Images under a key in 0..1, resized to the batch: they show other scenes anyway."""
     size = like.shape[-2:]
-    images = [image[None].to(like) / 255 for image in wrapped.images_of(inputs, key)]
+    images = [unit_image(image, like) for image in images_of(inputs, key)]
     return torch.cat([F.interpolate(image, size, mode="bilinear") for image in images])

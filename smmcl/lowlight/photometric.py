@@ -1,4 +1,4 @@
-"""Losses on what an image looks like: exposure, color, smooth maps, class brightness, style.
+"""Losses on what an image looks like: exposure, color, smooth maps, class brightness.
 
 None is weighted here. Images are RGB in 0..1, and brightness is the mean of the three channels.
 
@@ -6,9 +6,6 @@ Shape shorthand in this module:
     N: images     C: channels     H, W: height and width
 """
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -77,20 +74,6 @@ def class_brightness_loss(image: Tensor, labels: Tensor, *, ignore_value: int = 
     return total / len(image)
 
 
-def released_class_brightness_loss(image: Tensor, labels: Tensor) -> Tensor:
-    """What SCL-LLE's released code computes in place of `class_brightness_loss`.
-
-    Each image meets the labels of every image, sums are divided by all pixels, and the mean of a
-    class is a float32 constant: a class-constant image has a loss, and its gradient darkens.
-    """
-    total = image.sum() * 0
-    for label in range(35):  # Cityscapes' ids, of which the train ids 0..18 occur
-        mask = (labels == label).to(image.dtype)  # (N, H, W), against brightness (N, 1, H, W)
-        mean = (mask * brightness(image)).mean().detach().float()
-        total = total + (mask * (brightness(image) - mean).square()).mean()
-    return total
-
-
 def exposure_triplet_loss(
     image: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.3
 ) -> Tensor:
@@ -102,27 +85,4 @@ def exposure_triplet_loss(
     near, far = (
         (brightness(image) - brightness(other)).abs().mean() for other in (positive, negative)
     )
-    return F.relu(near - far + margin)
-
-
-def gram_distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """Squared difference of the Gram matrices F F^T / (C H W), summed over levels and images.
-
-    Args:
-        features, others: maps (N, C, H, W) of each level.
-    """
-    flat = ((a.flatten(2), b.flatten(2)) for a, b in zip(features, others, strict=True))
-    grams = ((a @ a.mT / a[0].numel(), b @ b.mT / b[0].numel()) for a, b in flat)  # (N, C, C)
-    return torch.stack([(a - b).square().sum() for a, b in grams]).sum()
-
-
-def gram_triplet_loss(
-    features: Sequence[Tensor],
-    positive: Sequence[Tensor],
-    negative: Sequence[Tensor],
-    *,
-    margin: float = 0.04,
-) -> Tensor:
-    """Style nearer to the well exposed image's than to the badly exposed one's."""
-    near, far = gram_distance(features, positive), gram_distance(features, negative)
     return F.relu(near - far + margin)

@@ -1,5 +1,5 @@
 """Importing this file, by `IMPORTS: [smmcl.lowlight.register]`, makes the companions known."""
 
-from smmcl.lowlight import adapter, config
+from smmcl.lowlight import adapter, config, darkener, enhancer, exposed
 
-PARTS = (adapter, config)
+PARTS = (adapter, config, darkener, enhancer, exposed)

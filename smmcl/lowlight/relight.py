@@ -3,18 +3,20 @@
 A source maps a view and the inputs of a batch to (N, 3, H, W) RGB in 0..1.
 
 Shape shorthand in this module:
-    N: images     H, W: height and width     k: pixels along a patch of noise
+    N: images     H, W: height and width
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smmcl.lowlight.curves import DarkeningCurve, EnhancingCurve, noisy_exposure
+from smmcl.data.mapper import channels_first
 from smmcl.lowlight.view import View
-from smmcl.lowlight.wrapped import Frozen, images_of, pad
+from smmcl.modeling.wrapping import Frozen, images_of, pad, unit_image
 
 ViewSource = Callable[[View, list[dict]], Tensor]
 
@@ -44,56 +46,22 @@ class ExposureView:
         return ((counts + noise) / self.photons).clamp(0, 1) ** (1 / 2.2)
 
 
-class DarkenerView(nn.Module):
-    """A trained darkener's image at a noisy exposure (Similarity Min-Max, stage 2)."""
+class RelightView(nn.Module):
+    """The image as a trained model with `relight` shows it: a darkener's, or an enhancer's."""
 
-    def __init__(
-        self,
-        curve: DarkeningCurve,
-        *,
-        trained_range: tuple[float, float],
-        highest: float = 0.2,
-        patch_size: int = 64,
-    ) -> None:
+    def __init__(self, model: nn.Module, **options: Any) -> None:
         """
         Args:
-            trained_range: `exposure_range` of the darkener's checkpoint.
-            highest: level of exposure, drawn from 0.
-            patch_size: k of `noisy_exposure`. The authors take 64 for 512 x 1024, 16 for 224 x 224.
+            model: is frozen.
+            options: of its `relight`.
         """
         super().__init__()
-        low, high = trained_range
-        if low > 0 or highest > high:
-            raise ValueError(
-                f"The darkener's checkpoint was trained for exposures {low:g} to {high:g}, but the "
-                f"second view draws 0 to {highest:g}. Draw fewer, or train another darkener."
-            )
-        self.curve = Frozen(curve)
-        self.highest = highest
-        self.patch_size = patch_size
+        self.frozen = Frozen(model)
+        self.options = options
+        self(View(torch.zeros(1, 3, 8, 8), seeds=[0]), [])  # options that do not fit fail now
 
-    def exposure(self, view: View) -> Tensor:
-        """(N, 1, H, W), at least 0."""
-        size = view.image.shape[-2:]
-        patches = view.normal(1, *(max(side // self.patch_size, 1) for side in size), stream=6)
-        level = view.uniform(0, self.highest)
-        return noisy_exposure(level, view.normal(1, *size), patches).clamp_min(0)
-
-    @torch.no_grad()
     def forward(self, view: View, inputs: list[dict]) -> Tensor:
-        return self.curve.module(view.image, self.exposure(view))[0].clamp(0, 1)
-
-
-class EnhancerView(nn.Module):
-    """A trained enhancer's image, to show night pairs in more light (WiiD)."""
-
-    def __init__(self, curve: EnhancingCurve) -> None:
-        super().__init__()
-        self.curve = Frozen(curve)
-
-    @torch.no_grad()
-    def forward(self, view: View, inputs: list[dict]) -> Tensor:
-        return self.curve.module(view.image)[0].clamp(0, 1)
+        return self.frozen.module.relight(view.image, seeds=view.seeds, **self.options)
 
 
 @dataclass(frozen=True)
@@ -109,3 +77,23 @@ class StoredView:
                 sizes = f"{tuple(image.shape)}, its image {tuple(record['image'].shape)}"
                 raise ValueError(f"A {self.key!r} image is {sizes}. Store both in one size.")
         return pad(images, view.image.shape[-2:]).to(view.image) / 255
+
+
+@dataclass(frozen=True)
+class Relit:
+    """A second view in place of the first, as INPUT.LOW_LIGHT makes it while it reads pairs."""
+
+    probability: float  # of a change
+    source: ViewSource
+
+    def __call__(
+        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if generator.random() >= self.probability:
+            return visible, auxiliary
+        view = View(
+            unit_image(channels_first(visible), torch.zeros(())),
+            seeds=[int(generator.integers(2**62))],
+        )
+        image = (255 * self.source(view, [])[0]).round().byte()  # (3, H, W)
+        return image.permute(1, 2, 0).numpy(), auxiliary

@@ -6,10 +6,13 @@ Shape shorthand in this module:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from smmcl.modeling.wrapping import images_of, pad
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,14 @@ class View:
         """Standard normal numbers, (N, *shape), those of an image from its seed alone."""
         draws = [g.standard_normal(shape, dtype=np.float32) for g in self.generators(stream)]
         return torch.from_numpy(np.stack(draws)).to(self.image)
+
+
+def preprocess(model: nn.Module, inputs: list[dict], ignore_value: int = 255) -> tuple[Any, View]:
+    """The model's pair, and the view of it, with labels where all inputs have them."""
+    images_of(inputs, "image")
+    pair, labels = model.preprocess(inputs), None
+    if all("sem_seg" in record for record in inputs):
+        labels = pad([record["sem_seg"] for record in inputs], pair.visible.shape[2:], ignore_value)
+        labels = labels.to(pair.visible.device)  # (N, H, W)
+    seeds = [record["view_seed"] for record in inputs if "view_seed" in record]
+    return pair, View(pair.visible, pair.auxiliary, labels, seeds)

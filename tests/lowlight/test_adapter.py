@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from smmcl.lowlight.adapter import LightAdapter
 from smmcl.lowlight.alignment import maximum_mean_discrepancy
-from smmcl.lowlight.momentum import MomentumAlignment, map_projector, mlp
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
     BlockMask,
@@ -17,6 +16,7 @@ from smmcl.lowlight.regions import (
     SaliencyMask,
 )
 from smmcl.lowlight.relight import ExposureView, GammaView, StoredView
+from smmcl.modeling.contrastive.momentum import MomentumAlignment, map_projector, mlp
 
 
 def aligned(model: nn.Module, **options) -> MomentumAlignment:
@@ -177,7 +177,7 @@ def test_bad_input_is_named(segmentor, inputs) -> None:
         LightAdapter(model=nn.Linear(1, 1), second_view=Same())
     adapter = LightAdapter(model=segmentor, second_view=GammaView())
     inputs[0]["image"] = inputs[0]["image"].int() * 257
-    with pytest.raises(ValueError, match=r"'image' of an input is torch\.int32, but low-light"):
+    with pytest.raises(ValueError, match=r"'image' of an input is torch\.int32, but bytes"):
         adapter(inputs)
     alone = LightAdapter(model=segmentor, second_view=Same(), momentum=aligned(segmentor))
     with pytest.raises(ValueError, match="this one is a single pair"):

@@ -123,7 +123,7 @@ def test_parts_by_name(keys: list[str], part: type, adapt) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["VIEW.NAME", "moon"], r"VIEW\.NAME is 'moon'\. Choose gamma, exposure, stored"),
+        (["VIEW.NAME", "moon"], r"VIEW\.NAME is 'moon'\. Choose gamma, exposure, darkener"),
         (["MASK.NAME", "moon"], r"MASK\.NAME is 'moon'"),
         (["MOMENTUM.FEATURES", "['res9']"], r"names res9, but the model has .*res5"),
         (["MOMENTUM.KEY_FEATURES", "['res4', 'res5']"], "1 FEATURES but 2 KEY_FEATURES"),

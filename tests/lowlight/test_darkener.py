@@ -99,6 +99,39 @@ def test_dark_images_have_their_own_sizes(segmentor, inputs) -> None:
         assert (result["dark"] <= record["image"] / 255 + 1e-6).all()
 
 
+def test_draws_follow_the_seed_of_an_image(segmentor) -> None:
+    model = darkener_of(segmentor)
+    image = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    together = model.relight(image, seeds=[7, 8, 9])
+    torch.testing.assert_close(together[1:2], model.relight(image[1:2], seeds=[8]))
+    other = model.relight(image[1:2], seeds=[9])
+    assert not torch.allclose(together[1:2], other, atol=1e-4)
+    assert not together.requires_grad
+
+
+def test_wanted_brightness_has_the_stated_spread(segmentor) -> None:
+    model, seen = darkener_of(segmentor), []
+    model.curve.forward = lambda image, exposure: (seen.append(exposure) or image, None, None)
+    model.relight(torch.zeros(400, 3, 224, 224), seeds=range(400), patch_size=16)
+    (maps,) = seen
+    assert maps.min() == 0
+    means = maps.mean((1, 2, 3))
+    assert means.mean().item() == pytest.approx(0.1, abs=0.01)
+    assert means.std().item() == pytest.approx(0.2 / 12**0.5, abs=0.006)
+    far = maps[means > 0.15]  # five deviations from 0
+    assert far.std((1, 2, 3)).mean().item() == pytest.approx(0.0304, abs=0.0015)
+    model.relight(torch.zeros(1, 3, 5, 7), seeds=[0], exposure=(0.3, 0.3), has_noise=False)
+    assert seen[1].shape == (1, 1, 1, 1)
+    assert seen[1].item() == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("wanted", [(0.0, 0.6), (-0.1, 0.2), (0.3, 0.2)])
+def test_exposures_that_were_not_trained_are_refused(wanted, segmentor) -> None:
+    model = darkener_of(segmentor)
+    with pytest.raises(ValueError, match=r"trained for exposures 0 to 0\.5, but .* are wanted"):
+        model.relight(torch.zeros(1, 3, 8, 8), seeds=[0], exposure=wanted)
+
+
 def test_a_checkpoint_of_another_range_is_refused(segmentor) -> None:
     state = darkener_of(segmentor, exposure_range=(0.1, 0.4)).state_dict()
     darkener_of(segmentor, exposure_range=(0.1, 0.4)).load_state_dict(state)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smmcl.lowlight.curves import EnhancingCurve
-from smmcl.lowlight.enhancer import VGG16, Enhancer, PerceptualFeatures
+from smmcl.lowlight.enhancer import Enhancer
+from smmcl.modeling.perceptual import VGG16, PerceptualFeatures
 
 
 class Stages(nn.Module):

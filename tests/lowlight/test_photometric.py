@@ -5,18 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smmcl.lowlight.enhancer import VGG16
 from smmcl.lowlight.photometric import (
+    brightness,
     class_brightness_loss,
     color_loss,
     exposure_loss,
     exposure_triplet_loss,
     flexibility_loss,
-    gram_distance,
-    gram_triplet_loss,
-    released_class_brightness_loss,
     total_variation,
 )
+from smmcl.modeling.perceptual import VGG16, gram_distance, gram_triplet_loss
 
 
 @pytest.fixture
@@ -33,6 +31,20 @@ def theirs(numbers):
         )
 
     return check
+
+
+def released_class_brightness_loss(image: Tensor, labels: Tensor) -> Tensor:
+    """The control: what SCL-LLE's released code computes for `class_brightness_loss`.
+
+    Each image meets the labels of every image, sums are divided by all pixels, and the mean of a
+    class is a float32 constant: a class-constant image has a loss, and its gradient darkens.
+    """
+    total = image.sum() * 0
+    for label in range(35):  # Cityscapes' ids, of which the train ids 0..18 occur
+        mask = (labels == label).to(image.dtype)  # (N, H, W), against brightness (N, 1, H, W)
+        mean = (mask * brightness(image)).mean().detach().float()
+        total = total + (mask * (brightness(image) - mean).square()).mean()
+    return total
 
 
 def constant(*values: float, size: tuple[int, int] = (2, 3)) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from smmcl.data.appearance.saliency import spectral_residual
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
     BlockMask,
@@ -14,7 +15,6 @@ from smmcl.lowlight.regions import (
     TemporalMixture,
     erase_blocks,
     keep_above,
-    spectral_residual,
 )
 from smmcl.lowlight.view import View
 

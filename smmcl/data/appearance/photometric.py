@@ -75,6 +75,34 @@ class LowLight:
 
 
 @dataclass(frozen=True)
+class Gamma:
+    """Takes the visible image to a power above 1: darker, but without noise."""
+
+    probability: float  # of a change
+    exponent: tuple[float, float] = (2.0, 6.0)
+
+    def __call__(
+        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
+    ) -> Pair:
+        if generator.random() >= self.probability:
+            return visible, auxiliary
+        table = (np.arange(256) / 255.0) ** generator.uniform(*self.exponent)
+        return _to_bytes(255 * table)[visible], auxiliary
+
+
+def gamma_to_mean(image: np.ndarray, mean: float) -> np.ndarray:
+    """Brings bytes to a mean of 0..1 by a power; black and white stay, so those images do."""
+    counts = np.bincount(image.ravel(), minlength=256) / image.size
+    values = np.arange(256) / 255.0
+    low, high = np.log([0.01, 100.0])  # of the exponent
+    for _ in range(30):
+        middle = (low + high) / 2
+        is_too_bright = counts @ values ** np.exp(middle) > mean
+        low, high = (middle, high) if is_too_bright else (low, middle)
+    return _to_bytes(255 * values ** np.exp(low))[image]
+
+
+@dataclass(frozen=True)
 class ModalityCorruption:
     """Corrupts one image of the pair."""
 
@@ -105,13 +133,25 @@ class ModalityCorruption:
         return visible, corrupt(auxiliary, severity, generator)
 
 
+# Ways to darken, by INPUT.LOW_LIGHT.NAME; a part of your own (see IMPORTS) may add to them.
+LIGHTS: dict[str, Callable[[CfgNode], Appearance]] = {
+    "camera": lambda cfg: LowLight(cfg.INPUT.LOW_LIGHT.PROBABILITY),
+    "gamma": lambda cfg: Gamma(cfg.INPUT.LOW_LIGHT.PROBABILITY),
+}
+
+
 def build_appearance(cfg: CfgNode) -> list[Appearance]:
     """The changes that the config asks for, in the order of a camera: light, then what fails."""
     changes: list[Appearance] = []
     if cfg.INPUT.PHOTOMETRIC.STRENGTH:
         changes.append(PhotometricJitter(cfg.INPUT.PHOTOMETRIC.STRENGTH, cfg.INPUT.FORMAT))
     if cfg.INPUT.LOW_LIGHT.PROBABILITY:
-        changes.append(LowLight(cfg.INPUT.LOW_LIGHT.PROBABILITY))
+        if cfg.INPUT.LOW_LIGHT.NAME not in LIGHTS:
+            raise ValueError(
+                f"INPUT.LOW_LIGHT.NAME is {cfg.INPUT.LOW_LIGHT.NAME!r}. Choose "
+                f"{', '.join(LIGHTS)}; 'darkener' needs IMPORTS ['smmcl.lowlight.register']."
+            )
+        changes.append(LIGHTS[cfg.INPUT.LOW_LIGHT.NAME](cfg))
     if cfg.INPUT.CORRUPTION.PROBABILITY:
         changes.append(
             ModalityCorruption(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smmcl.lowlight.momentum import (
+from smmcl.modeling.contrastive.momentum import (
     MomentumAlignment,
     map_projector,
     mlp,
@@ -60,11 +60,11 @@ def test_parameter_counts() -> None:
     assert count(*(mlp(128) for _ in range(4))) == 134_144 - unused
 
 
-def test_vectors_match_the_reference(normal, fill, near, numbers) -> None:
-    head = fill(vector_projector(32, embed_dim=16), names_of("head_q", VECTOR))
-    key_head = fill(vector_projector(32, embed_dim=16), names_of("head_k", VECTOR))
-    guess = fill(mlp(16, hidden_dim=16, embed_dim=16), names_of("pred", VECTOR))
-    theirs = {k.partition("f64/")[2]: v for k, v in numbers.items() if "byol_cls/f64/" in k}
+def test_vectors_match_the_reference(normal, fill_by_recipe, near, arrays) -> None:
+    head = fill_by_recipe(vector_projector(32, embed_dim=16), names_of("head_q", VECTOR))
+    key_head = fill_by_recipe(vector_projector(32, embed_dim=16), names_of("head_k", VECTOR))
+    guess = fill_by_recipe(mlp(16, hidden_dim=16, embed_dim=16), names_of("pred", VECTOR))
+    theirs = {k.partition("f64/")[2]: v for k, v in arrays.items() if "byol_cls/f64/" in k}
     day, night = (normal(seed, 6, 32).requires_grad_() for seed in (321, 322))
     key_day, key_night = (normal(seed, 6, 32) for seed in (323, 324))
     q_day, q_night = guess(head(day)), guess(head(night))
@@ -84,7 +84,7 @@ def test_vectors_match_the_reference(normal, fill, near, numbers) -> None:
         for prefix, part in (("head_q", head), ("pred", guess))
         for name, parameter in part.named_parameters()
     }
-    ours = torch.stack([gradients[name] for name in numbers["simminmax/byol_cls/param_names"]])
+    ours = torch.stack([gradients[name] for name in arrays["simminmax/byol_cls/param_names"]])
     near(ours, theirs["param_grad_l2"])
     for prefix, part in (("head_q", head), ("head_k", key_head), ("pred", guess)):
         near(part[1].running_mean, theirs[f"bn_after/{prefix}.bn1.running_mean"])
@@ -92,16 +92,16 @@ def test_vectors_match_the_reference(normal, fill, near, numbers) -> None:
     near(F.normalize(guess.eval()(head.eval()(day))), theirs["eval_q_day"])
 
 
-def test_maps_match_the_reference(normal, fill, near, numbers) -> None:
-    theirs = {k.partition("f64/")[2]: v for k, v in numbers.items() if "byol_seg/f64/" in k}
+def test_maps_match_the_reference(normal, fill_by_recipe, near, arrays) -> None:
+    theirs = {k.partition("f64/")[2]: v for k, v in arrays.items() if "byol_seg/f64/" in k}
     maps, losses = [], []
     shapes = ((8, 12, 16), (12, 6, 8), (16, 3, 4), (24, 2, 2))
     for level, (channels, *size) in enumerate(shapes):
         head, key_head = (
-            fill(map_projector(channels), names_of(f"head_{kind}.MLPs.{level}", MAP))
+            fill_by_recipe(map_projector(channels), names_of(f"head_{kind}.MLPs.{level}", MAP))
             for kind in ("q", "k")
         )
-        guess = fill(mlp(128), names_of(f"pred.MLPs.{level}", VECTOR))
+        guess = fill_by_recipe(mlp(128), names_of(f"pred.MLPs.{level}", VECTOR))
         maps.append(normal(331 + level, 4, channels, *size).requires_grad_())
         query = guess(head(maps[-1]))
         key = key_head(normal(341 + level, 4, channels, *size))
@@ -117,7 +117,7 @@ def test_maps_match_the_reference(normal, fill, near, numbers) -> None:
         near(feature.grad.flatten()[:8], theirs[f"grad{level}_head8"])
 
 
-def test_average_matches_the_reference(filled, near, numbers) -> None:
+def test_average_matches_the_reference(filled, near, arrays) -> None:
     def part() -> nn.ModuleDict:
         return nn.ModuleDict({"fc": nn.Linear(4, 3), "bn": nn.BatchNorm1d(3)})
 
@@ -135,7 +135,7 @@ def test_average_matches_the_reference(filled, near, numbers) -> None:
         take_step(step)
         target.update_parameters(model)
         for name, parameter in target.module.named_parameters():
-            near(parameter, numbers[f"simminmax/ema/after{step}/{name}"])
+            near(parameter, arrays[f"simminmax/ema/after{step}/{name}"])
 
 
 def test_target_by_hand() -> None:

@@ -1,7 +1,10 @@
-"""What the meta-architectures need of the models and images that they are given.
+"""What a training method needs that wraps a trained model, whatever the model is.
 
 A model can be wrapped when it has the methods of METHODS, as the segmentor has. Its `preprocess`
 gives a named tuple of `visible` (N, 3, H, W) and `auxiliary` (N, A, H, W), or None, in 0..1.
+
+Shape shorthand in this module:
+    N: images     H, W: height and width of a batch     h, w: of an image as it came
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smmcl.lowlight.view import View
-
 METHODS = ("preprocess", "normalize", "features", "losses", "infer")
 
 
@@ -20,8 +21,8 @@ def check_model(model: nn.Module) -> None:
     missing = [name for name in METHODS if not callable(getattr(model, name, None))]
     if missing:
         raise ValueError(
-            f"{type(model).__name__} has no {', '.join(missing)}. Low-light training needs a model "
-            f"with the methods {', '.join(METHODS)}, such as MultiModalSegmentor."
+            f"{type(model).__name__} has no {', '.join(missing)}. Training around a model "
+            f"needs one with the methods {', '.join(METHODS)}, such as MultiModalSegmentor."
         )
 
 
@@ -48,10 +49,15 @@ def images_of(inputs: list[dict], key: str) -> list[Tensor]:
         if key not in record or record[key].dtype != torch.uint8:
             kind = record[key].dtype if key in record else "missing"
             raise ValueError(
-                f"The {key!r} of {record.get('file_name', 'an input')} is {kind}, but low-light "
-                "training needs bytes. Provide it with values 0..255, as torch.uint8."
+                f"The {key!r} of {record.get('file_name', 'an input')} is {kind}, but bytes "
+                "are needed. Provide it with values 0..255, as torch.uint8."
             )
     return [record[key] for record in inputs]
+
+
+def unit_image(image: Tensor, like: Tensor) -> Tensor:
+    """Bytes (3, h, w) as (1, 3, h, w) in 0..1, of the type and on the device of `like`."""
+    return image[None].to(like) / 255
 
 
 def pad(tensors: Sequence[Tensor], size: Sequence[int], value: float = 0) -> Tensor:
@@ -60,24 +66,8 @@ def pad(tensors: Sequence[Tensor], size: Sequence[int], value: float = 0) -> Ten
     return torch.stack([F.pad(x, m, value=value) for x, m in zip(tensors, margins, strict=True)])
 
 
-def preprocess(model: nn.Module, inputs: list[dict], ignore_value: int = 255) -> tuple[Any, View]:
-    """The model's pair, and the view of it, with labels where all inputs have them."""
-    images_of(inputs, "image")
-    pair, labels = model.preprocess(inputs), None
-    if all("sem_seg" in record for record in inputs):
-        labels = pad([record["sem_seg"] for record in inputs], pair.visible.shape[2:], ignore_value)
-        labels = labels.to(pair.visible.device)  # (N, H, W)
-    seeds = [record["view_seed"] for record in inputs if "view_seed" in record]
-    return pair, View(pair.visible, pair.auxiliary, labels, seeds)
-
-
-def results(images: Tensor, inputs: list[dict], key: str) -> list[dict]:
-    """One {key: (3, h, w)} per input, without its padding and clamped to 0..1."""
-    sizes = [record["image"].shape[-2:] for record in inputs]
-    return [{key: x[:, :h, :w].clamp(0, 1)} for x, (h, w) in zip(images, sizes, strict=True)]
-
-
 def weighted(losses: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Losses under their names in the log, each times its weight."""
     if weights.keys() != losses.keys():
         raise KeyError(f"Weights are of {', '.join(weights)}. State those of {', '.join(losses)}.")
     return {f"loss_{name}": weights[name] * loss for name, loss in losses.items()}
