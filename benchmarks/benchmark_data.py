@@ -1,11 +1,13 @@
 """Pairs per second of one worker: the command `data` of benchmark.py."""
 
 import argparse
+import functools
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from timeit import timeit
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +53,10 @@ def data(arguments: argparse.Namespace) -> None:
     records = [r for name in cfg.DATASETS.TRAIN for r in DatasetCatalog.get(name)]
     records = records[:: max(1, len(records) // arguments.pairs)][: arguments.pairs]
     rounds = [
-        {name: seconds(step, records) for name, step in steps.items()}
+        {
+            name: timeit(functools.partial(step, records), timer=time.process_time, number=1)
+            for name, step in steps.items()
+        }
         for _ in range(arguments.rounds + 1)
     ][1:]
     print(f"{len(records)} pairs of {', '.join(cfg.DATASETS.TRAIN)}, crop {cfg.INPUT.CROP_SIZE}\n")
@@ -87,12 +92,6 @@ def make_steps(cfg: CfgNode) -> dict[str, Callable[[Records], Any]]:
         return batch
 
     return {"read": read, "augment and collate": collate, "ready": ready}
-
-
-def seconds(step: Callable[[Records], Any], records: Records) -> float:
-    start = time.process_time()
-    step(records)
-    return time.process_time() - start
 
 
 def load_module(path: Path) -> ModuleType:

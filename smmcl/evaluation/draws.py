@@ -39,7 +39,7 @@ def evaluate_draws(
         results[task] = _combine(statistics.fmean, values)
         results[f"{task}_spread"] = _combine(statistics.stdev, values)
     for task, values in results.items():
-        logger.info("%d draws of bases, %s: %s", num_draws, task, dict(values))
+        logger.info(f"{num_draws} draws of bases, {task}: {dict(values)}")
     return results
 
 

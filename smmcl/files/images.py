@@ -23,6 +23,7 @@ VALUE_MODES = ("L", "I", "I;16", "I;16B", "I;16L", "F")
 ID_MODES = (*VALUE_MODES[:-1], "P", "1")
 LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # in TIFF
+LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B, by Rec. 601
 MAX_PIXELS = 2**26  # an 8192x8192 picture; Pillow itself warns at 1.3 times as many
 # What Pillow's decoders raise for damaged files and for bombs in text or color profiles.
 DAMAGES = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError,

@@ -145,9 +145,9 @@ class Results:
         same = {name: entry for name, entry in found.items() if entry["made_by"] == self.made_by}
         if others := len(found) - len(same):
             logger.warning(
-                "%s lists %d results of another model or other options. They do not count as done.",
-                path, others,
-            )  # fmt: skip
+                f"{path} lists {others} results of another model or other options. They do not "
+                "count as done."
+            )
         return same
 
     def _file(self, part: str, name: str) -> str:

@@ -105,10 +105,11 @@ class Source:
                 found = self._find(places)
                 matched = [other for _, other in match_pairs(images, found)]
                 if extra := len(found) - len(matched):
+                    example = next(path for path in found if path not in matched)
                     logger.warning(
-                        "%d of %d %s images go with no visible image and are left out, such as %s.",
-                        extra, len(found), role, next(p for p in found if p not in matched),
-                    )  # fmt: skip
+                        f"{extra} of {len(found)} {role} images go with no visible image and are "
+                        f"left out, such as {example}."
+                    )
                 records = [{**r, key: m} for r, m in zip(records, matched, strict=True)]
         yield from records
 

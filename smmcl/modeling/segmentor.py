@@ -187,7 +187,7 @@ class MultiModalSegmentor(nn.Module):
         is_empty = not (labels != self.ignore_value).any()
         if is_empty:
             names = ", ".join(str(inputs.get("sem_seg_file_name")) for inputs in batched_inputs)
-            logger.warning("A batch has no labeled pixel, so its losses are 0: %s", names)
+            logger.warning(f"A batch has no labeled pixel, so its losses are 0: {names}")
         targets = labels.to(self.device, non_blocking=True)
         divisor = batched_inputs[0].get("loss_divisor")
         if is_empty and not hasattr(self.sem_seg_head, "divisor"):

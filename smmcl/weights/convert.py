@@ -70,10 +70,9 @@ def load_stream(stream: Stream, path: str, *, name: str) -> None:
     share = min(by_value, 1 - len(missing) / len(wanted))  # norms are many tensors, few values
     logger.log(
         logging.WARNING if missing or unexpected else logging.INFO,
-        "%s from %s (%s): %d tensors matched, %.2f%% of the values; missing: %s; unexpected: %s; "
-        "left out, of the classifier: %s",
-        *(name, path, publisher.title, len(filled), 100 * by_value),
-        *(_listed(missing), _listed(unexpected), _listed(classifier)),
+        f"{name} from {path} ({publisher.title}): {len(filled)} tensors matched, {by_value:.2%} of "
+        f"the values; missing: {_listed(missing)}; unexpected: {_listed(unexpected)}; left out, of "
+        f"the classifier: {_listed(classifier)}",
     )
     if share < MIN_SHARE:
         raise ValueError(
@@ -98,7 +97,7 @@ def convert_from_authors(data: dict[str, Any], path: str) -> dict[str, dict[str,
             model[ours] = value
         else:
             unused[theirs] = value
-    logger.info("%d tensors converted; kept under 'unused': %s", len(model), _listed([*unused]))
+    logger.info(f"{len(model)} tensors converted; kept under 'unused': {_listed([*unused])}")
     _check_any(model, path, publisher="the authors'")
     return {"model": model, "unused": unused}
 
@@ -113,9 +112,7 @@ def convert_to_authors(data: dict[str, Any], path: str) -> dict[str, dict[str, T
             lost.append(ours)
     logger.log(
         logging.WARNING if lost else logging.INFO,
-        "%d tensors converted; without a name there, left out: %s",
-        len(model),
-        _listed(lost),
+        f"{len(model)} tensors converted; without a name there, left out: {_listed(lost)}",
     )
     _check_any(model, path, publisher="ours, with MSCAN streams and HamHead,")
     return {"model": {**model, **data.get("unused", {})}}

@@ -213,7 +213,7 @@ def _check_sum(file: pathlib.Path) -> None:
         wanted = record.read_text(encoding="ascii").strip()
     else:
         write_text(record, found)
-        logger.info("%s has SHA-256 %s, which is checked from now on", file, found)
+        logger.info(f"{file} has SHA-256 {found}, which is checked from now on")
         return
     if not found.startswith(wanted):
         raise ValueError(

@@ -13,12 +13,12 @@ import numpy as np
 
 from smmcl.d2 import CfgNode
 from smmcl.data.appearance.corruption import CORRUPTIONS, SEVERITIES
+from smmcl.files.images import LUMINANCE
 
 Pair = tuple[np.ndarray, np.ndarray]
 Appearance = Callable[[np.ndarray, np.ndarray, np.random.Generator], Pair]
 
 IMAGES = {"visible": 1.0, "either": 0.5, "auxiliary": 0.0}  # probability of the visible one
-GRAY = np.float32([0.299, 0.587, 0.114])  # luminance of R, G, B
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PhotometricJitter:
     ) -> Pair:
         low, high = 1 - self.strength, 1 + self.strength
         brightness, contrast, saturation = generator.uniform(low, high, 3).astype(np.float32)
-        weights = GRAY if self.image_format == "RGB" else GRAY[::-1]
+        weights = LUMINANCE if self.image_format == "RGB" else LUMINANCE[::-1]
         image = visible.astype(np.float32) * brightness
         image = image.mean() + contrast * (image - image.mean())
         gray = (image @ weights)[..., None]  # (H, W, 1)

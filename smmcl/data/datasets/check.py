@@ -16,10 +16,9 @@ import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.reader import PairReader, check_same_size
-from smmcl.files.images import read_size
+from smmcl.files.images import LUMINANCE, read_size
 
 Array = np.ndarray
-LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B
 FILE_KEYS = {
     "file_name": "visible image",
     "auxiliary_file_name": "auxiliary image",

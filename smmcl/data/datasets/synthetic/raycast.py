@@ -5,6 +5,7 @@ the image axes H, W come last, so that a vector image is (3, H, W).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Scene:
         """World coordinates of what each pixel sees, (3, H, W)."""
         return self.position + self.rays * np.minimum(self.depth, 1e3)
 
-    def add_box(self, low: tuple, high: tuple, **surface) -> None:
+    def add_box(self, low: tuple, high: tuple, **surface: Any) -> None:
         """Adds an axis-aligned box between two corners; `surface` as in `_paint`."""
         low, high = ((vector(corner) - self.position) * self.inverse for corner in (low, high))
         entries = np.minimum(low, high)  # (3, H, W)
@@ -59,7 +60,7 @@ class Scene:
         normal = np.where(facing, -np.sign(self.rays), 0)  # (3, H, W)
         self._paint(depth, depth < leave, normal, **surface)
 
-    def add_ellipsoid(self, center: tuple, radii: tuple, **surface) -> None:
+    def add_ellipsoid(self, center: tuple, radii: tuple, **surface: Any) -> None:
         """Adds an ellipsoid with half-axes `radii` along X, Y, Z; `surface` as in `_paint`."""
         center, radii = vector(center), vector(radii)
         ray = self.rays / radii  # (3, H, W), in the space where the ellipsoid is a ball
