@@ -17,6 +17,7 @@ from smmcl.config import build_config
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.engine.setup import setup
 from smmcl.engine.trainer import Trainer
+from smmcl.register import with_stock_schedule
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
@@ -51,7 +52,7 @@ class StockTrainer(d2.DefaultTrainer):
 @only_upstream
 @pytest.mark.slow
 def test_the_stock_trainer_trains_the_model(tmp_path: pathlib.Path) -> None:
-    trainer = StockTrainer(config(tmp_path))
+    trainer = StockTrainer(with_stock_schedule(config(tmp_path)))
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert torch.load(tmp_path / "model_final.pth")["iteration"] == 3
