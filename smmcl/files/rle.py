@@ -1,4 +1,4 @@
-"""COCO's compressed run lengths as masks, checked: pycocotools writes beyond its memory where a
+"""COCO's run lengths as masks, checked: pycocotools writes beyond its memory where a
 text of a stranger ends within a number.
 
 Shape shorthand in this module:
@@ -17,14 +17,18 @@ MAX_BITS = 40  # of a run; far more than MAX_PIXELS needs
 
 
 def decode_rle(region: Any) -> np.ndarray:
-    """(H, W) bool of {"size": [H, W], "counts": text}; ValueError where it is none."""
+    """(H, W) bool of {"size": [H, W], "counts": lengths or their compressed text}; ValueError
+    where it is none."""
     size = region.get("size") if isinstance(region, dict) else None
     is_size = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
     if not is_size or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"its size is no [height, width] of at most {MAX_PIXELS} pixels")
-    if not isinstance(region.get("counts"), str):
-        raise ValueError("its counts are no text of compressed run lengths")
-    runs = list(_runs(region["counts"]))
+    counts = region.get("counts")
+    if isinstance(counts, list) and not all(type(run) is int for run in counts):
+        raise ValueError("its counts are no list of whole numbers")
+    if not isinstance(counts, str | list):
+        raise ValueError("its counts are no text of compressed run lengths, nor a list of lengths")
+    runs = list(_runs(counts)) if isinstance(counts, str) else counts
     if min(runs, default=-1) < 0 or sum(runs) != size[0] * size[1]:
         raise ValueError(f"its run lengths do not make up {size[0]}x{size[1]} pixels")
     columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs)  # (W * H,)

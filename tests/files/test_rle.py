@@ -25,6 +25,7 @@ def test_runs_by_hand() -> None:
     # Three pixels outside, two inside, one outside: down the columns of 2 rows.
     got = decode_rle({"size": [2, 3], "counts": "321"})
     np.testing.assert_array_equal(got, [[False, False, True], [False, True, False]])
+    np.testing.assert_array_equal(decode_rle({"size": [2, 3], "counts": [3, 2, 1]}), got)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,9 @@ def test_runs_by_hand() -> None:
         ([2, 3], "", "do not make up"),
         ([2, 3], "o" * 10**6, "no text of compressed"),
         ([2, 3], "3 3", "no text of compressed"),
-        ([2, 3], [3, 3], "no text of compressed"),
+        ([2, 3], None, "no text of compressed"),
+        ([2, 3], [3.0, 3], "no list of whole numbers"),
+        ([2, 3], [7, -1], "do not make up"),
         ([2**16, 2**16], "0", "no .height, width."),
         ([2, 3.0], "33", "no .height, width."),
         ([-2, -3], "33", "no .height, width."),

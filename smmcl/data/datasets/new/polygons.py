@@ -7,20 +7,23 @@ Shape shorthand in this module:
     H, W: height and width of an image
 """
 
-import contextlib
-import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools.coco import COCO
+from pycocotools import mask as coco_mask
 
 from smmcl.data.datasets.new.labels import IGNORE, MAX_CLASSES, Classes
+from smmcl.files.images import MAX_PIXELS
+from smmcl.files.rle import decode_rle
 
 BACKGROUND = ("_background_", "background")
+MAX_OUTSIDE = 10  # sides of an image that a corner may be away; outlines are drawn to their ends
 RULE = (
     "labels are drawn from polygons: the smaller object is on top, pixels of no object are class "
     "0 (background), crowds and __ignore__ are not scored."
@@ -30,7 +33,7 @@ RULE = (
 def draw_labels(files: Sequence[Path]) -> tuple[Classes, dict[str, np.ndarray]]:
     """Returns the classes, and by image name without ending its label image (H, W) uint8."""
     loaded = {path: _load(path) for path in files}
-    coco = [path for path, facts in loaded.items() if "annotations" in facts]
+    coco = {path: facts for path, facts in loaded.items() if "annotations" in facts}
     shapes = {path: facts for path, facts in loaded.items() if "shapes" in facts}
     if bool(coco) == bool(shapes):
         raise ValueError(
@@ -47,70 +50,139 @@ def draw_labels(files: Sequence[Path]) -> tuple[Classes, dict[str, np.ndarray]]:
 def _load(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file ({error}). Export it again.") from error
     return facts if isinstance(facts, dict) else {}
 
 
-def _from_coco(files: Sequence[Path]) -> tuple[list[str], dict[str, np.ndarray]]:
+def _get(entry: Any, key: str, kind: Any, path: Path) -> Any:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{path} has {value!r:.80} as the {key} of {entry!r:.80}, which is of no use. Export "
+            "the file again."
+        )
+    return value
+
+
+def _size(entry: Any, keys: tuple[str, str], path: Path) -> tuple[int, int]:
+    height, width = (_get(entry, key, int, path) for key in keys)
+    if not (height > 0 and width > 0 and height * width <= MAX_PIXELS):
+        raise ValueError(f"{path} has an image of {height}x{width} pixels. Export the file again.")
+    return height, width
+
+
+def _from_coco(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
     labels, names = {}, None
-    for path in files:
-        with contextlib.redirect_stdout(io.StringIO()):  # its progress
-            coco = COCO(str(path))
-        categories = sorted(coco.loadCats(coco.getCatIds()), key=lambda entry: entry["id"])
-        ids = {entry["id"]: i for i, entry in enumerate(categories, start=1)}
-        here = ["background", *(entry["name"] for entry in categories)]
+    for path, facts in files.items():
+        entries = _get(facts, "categories", list, path)
+        categories = {_get(c, "id", int, path): _get(c, "name", str, path) for c in entries}
+        here = ["background", *(categories[number] for number in sorted(categories))]
         if names not in (None, here):
-            raise ValueError(f"{path} has other categories than {files[0]}. Give them one list.")
+            first = next(iter(files))
+            raise ValueError(f"{path} has other categories than {first}. Give them one list.")
         names = here
-        without = [a for a in coco.anns.values() if not a.get("segmentation")]
-        if without:
-            raise ValueError(
-                f"{len(without)} of {len(coco.anns)} annotations in {path} have no `segmentation`, "
-                f"the first with id {without[0]['id']}: boxes do not label pixels. Export polygons "
-                "or masks, or remove these annotations."
-            )
-        for image in coco.imgs.values():
-            objects = [
-                (coco.annToMask(a) > 0, IGNORE if a.get("iscrowd") else ids[a["category_id"]])
-                for a in coco.imgToAnns[image["id"]]
-            ]
-            labels[_stem(image["file_name"])] = _stack(objects, image["height"], image["width"])
+        ids = {number: i for i, number in enumerate(sorted(categories), start=1)}
+        below = defaultdict(list)
+        for annotation in _annotations(facts, ids, path):
+            below[annotation["image_id"]].append(annotation)
+        for image in _get(facts, "images", list, path):
+            size = _size(image, ("height", "width"), path)
+            own = below[_get(image, "id", int | str, path)]
+            values = [IGNORE if one.get("iscrowd") else ids[one["category_id"]] for one in own]
+            regions = [_region(one, size, path) for one in own]
+            objects = zip(regions, values, strict=True)
+            labels[_stem(_get(image, "file_name", str, path))] = _stack(objects, size)
     return names, labels
 
 
-def _from_labelme(files: dict[Path, dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
-    used = {shape["label"] for facts in files.values() for shape in facts["shapes"]}
+def _annotations(facts: Any, ids: Mapping[int, int], path: Path) -> list[dict[str, Any]]:
+    annotations = _get(facts, "annotations", list, path)
+    for one in annotations:
+        _get(one, "image_id", int | str, path)
+        if _get(one, "category_id", int, path) not in ids:
+            raise ValueError(
+                f"{path} has annotations of the category {one['category_id']}, which its list of "
+                "categories lacks. Add it there."
+            )
+    if without := [one for one in annotations if not one.get("segmentation")]:
+        raise ValueError(
+            f"{len(without)} of {len(annotations)} annotations in {path} have no `segmentation`, "
+            f"the first with id {without[0].get('id')}: boxes do not label pixels. Export polygons "
+            "or masks, or remove these annotations."
+        )
+    return annotations
+
+
+def _region(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> np.ndarray:
+    """(H, W) bool of one annotation: run lengths, or polygons."""
+    region = annotation["segmentation"]
+    try:
+        if not isinstance(region, dict):
+            # COCO's own rule for pixels on an outline is in pycocotools alone.
+            corners = [_points(flat, size, 3).ravel().tolist() for flat in region]
+            merged = coco_mask.merge(coco_mask.frPyObjects(corners, *size))
+            region = {"size": [*size], "counts": merged["counts"].decode()}
+        inside = decode_rle(region)
+        if inside.shape != size:
+            raise ValueError(f"it is {inside.shape}, but its image {size}")
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: the segmentation of annotation {annotation.get('id')} cannot be drawn: "
+            f"{error}. Export it again."
+        ) from error
+    return inside
+
+
+def _points(values: Any, size: tuple[int, int], at_least: int) -> np.ndarray:
+    """(points, 2), x before y."""
+    points = np.array(values, dtype=np.float64)
+    if points.size % 2 or points.size < 2 * at_least:
+        raise ValueError(f"it has {points.size} coordinates, not two for each of {at_least} points")
+    if not (np.abs(points) <= MAX_OUTSIDE * max(size)).all():  # nor NaN
+        raise ValueError("a point is far outside of the image")
+    return points.reshape(-1, 2)
+
+
+def _from_labelme(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
+    shapes = {path: _get(facts, "shapes", list, path) for path, facts in files.items()}
+    used = {_get(shape, "label", str, path) for path, some in shapes.items() for shape in some}
     names = ["background", *sorted(used - {*BACKGROUND, "__ignore__"})]
     ids = {**{name: i for i, name in enumerate(names)}, "_background_": 0, "__ignore__": IGNORE}
     labels = {}
     for path, facts in files.items():
-        size = facts["imageHeight"], facts["imageWidth"]
-        objects = [(_fill(s, size, path), ids[s["label"]]) for s in facts["shapes"]]
-        labels[path.stem] = _stack(objects, *size)
+        size = _size(facts, ("imageHeight", "imageWidth"), path)
+        objects = [(_fill(shape, size, path), ids[shape["label"]]) for shape in shapes[path]]
+        labels[path.stem] = _stack(objects, size)
     return names, labels
 
 
 def _fill(shape: dict[str, Any], size: tuple[int, int], path: Path) -> np.ndarray:
     mask, kind = np.zeros(size, dtype=np.uint8), shape.get("shape_type") or "polygon"
-    points = np.rint(np.array(shape["points"], dtype=np.float64)).astype(np.int32)  # (points, 2)
-    if kind == "polygon":
-        cv2.fillPoly(mask, [points], 1)
-    elif kind == "rectangle":
-        cv2.rectangle(mask, points[0].tolist(), points[1].tolist(), 1, cv2.FILLED)
-    elif kind == "circle":
-        radius = round(float(np.linalg.norm(points[1] - points[0])))
-        cv2.circle(mask, points[0].tolist(), radius, 1, cv2.FILLED)
-    else:
+    if kind not in ("polygon", "rectangle", "circle"):
         raise ValueError(
             f"{path} has a shape of type {kind!r} ({shape['label']}), which has no area that is "
             "known here. Draw it as a polygon, rectangle or circle, or remove it."
         )
+    try:
+        points = _points(shape.get("points"), size, 3 if kind == "polygon" else 2)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: a {kind} of {shape['label']} cannot be drawn: {error}. Draw it again."
+        ) from error
+    corners = np.rint(points).astype(np.int32)  # (points, 2)
+    if kind == "polygon":
+        cv2.fillPoly(mask, [corners], 1)
+    elif kind == "rectangle":
+        cv2.rectangle(mask, corners[0].tolist(), corners[1].tolist(), 1, cv2.FILLED)
+    else:
+        radius = round(math.dist(points[0], points[1]))
+        cv2.circle(mask, corners[0].tolist(), radius, 1, cv2.FILLED)
     return mask > 0
 
 
-def _stack(objects: Iterable[tuple[np.ndarray, int]], height: int, width: int) -> np.ndarray:
-    label = np.zeros((height, width), dtype=np.uint8)
+def _stack(objects: Iterable[tuple[np.ndarray, int]], size: tuple[int, int]) -> np.ndarray:
+    label = np.zeros(size, dtype=np.uint8)
     for mask, value in sorted(objects, key=lambda entry: -np.count_nonzero(entry[0])):
         label[mask] = value
     return label

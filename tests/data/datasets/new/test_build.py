@@ -322,6 +322,48 @@ def test_coco_with_boxes_alone(tmp_path) -> None:
         propose(tmp_path, output=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ({"size": [48, 64], "counts": "32o"}, "end within a number"),  # crashed the interpreter
+        ({"size": [48, 64], "counts": [48, 48]}, "do not make up 48x64"),
+        ({"size": [2, 3], "counts": [6]}, "but its image"),
+        ([[4, 4, 20, 4, 20]], "5 coordinates"),
+        ([SQUARE[:4]], "4 coordinates"),
+        ([[4, 4, 20, 4, 20, 1e9]], "far outside"),
+        ([[4, 4, 20, 4, 20, float("nan")]], "far outside"),
+        ([["a"] * 6], "cannot be drawn"),
+        (["a", SQUARE], "cannot be drawn"),
+        (7, "cannot be drawn"),
+    ],
+)
+def test_spoiled_regions_are_named(tmp_path, segmentation, words) -> None:
+    lay(tmp_path, "rgb/{:d}.png", count=2)
+    coco(tmp_path, {"category_id": 3, "segmentation": segmentation})
+    with pytest.raises(ValueError, match=rf"instances\.json: the segm.* annotation 1 .*{words}"):
+        propose(tmp_path, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "words"),
+    [
+        ("images", {"id": 5, "file_name": "0.png"}, "None as the height of"),
+        ("images", {"id": 5, "file_name": "0.png", "height": 0, "width": 64}, "image of 0x64"),
+        ("images", 7, "None as the height of 7"),
+        ("annotations", {"image_id": 5, "category_id": 4}, "category 4, which its list"),
+        ("annotations", {"image_id": 5}, "None as the category_id"),
+        ("categories", {"id": "3"}, "'3' as the id of"),
+    ],
+)
+def test_spoiled_entries_are_named(tmp_path, part, entry, words) -> None:
+    lay(tmp_path, "rgb/{:d}.png", count=2)
+    path = coco(tmp_path, {"category_id": 3, "segmentation": [SQUARE]}) / "instances.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, part: [entry]}))
+    with pytest.raises(ValueError, match=rf"instances\.json has .*{words}"):
+        propose(tmp_path, output=tmp_path)
+
+
 def labelme(folder: Path, name: str, *shapes: tuple[str, str, list]) -> None:
     named = [{"label": a, "shape_type": b, "points": c} for a, b, c in shapes]
     facts = {"imageHeight": 48, "imageWidth": 64, "shapes": named}
@@ -340,6 +382,25 @@ def test_labelme_shapes(tmp_path) -> None:
     assert decode_label(tmp_path / "labels/1.png")[10, 10] == 1
     labelme(tmp_path / "rgb", "0", ("cup", "line", square[:2]))
     with pytest.raises(ValueError, match="shape of type 'line'"):
+        propose(tmp_path, output=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        ({"imageHeight": None}, "None as the imageHeight"),
+        ({"shapes": [{"points": []}]}, "None as the label"),
+        ({"shapes": [{"label": "cup", "points": [[1, 2], [3, 4]]}]}, "polygon of cup .* 4 coord"),
+        ({"shapes": [{"label": "cup", "points": [[1, 2], [3]]}]}, "polygon of cup cannot"),
+        ({"shapes": [{"label": "cup", "points": None}]}, "polygon of cup cannot"),
+    ],
+)
+def test_spoiled_shapes_are_named(tmp_path, spoiled, words) -> None:
+    lay(tmp_path, "rgb/{:d}.png", count=2)
+    labelme(tmp_path / "rgb", "0")
+    path = tmp_path / "rgb/0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **spoiled}))
+    with pytest.raises(ValueError, match=rf"0\.json.*{words}"):
         propose(tmp_path, output=tmp_path)
 
 
