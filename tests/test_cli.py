@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from smmcl.cli import COMMANDS, main, run, user_message, without_traceback
 
@@ -104,6 +105,19 @@ def test_a_full_disk_says_how_much_is_free(capsys, tmp_path, monkeypatch) -> Non
     assert ended(capsys, error) == (
         f"error: {tmp_path}/not/there.pth: No space left on device; 3 MiB are free in {tmp_path}\n"
     )
+
+
+def test_an_error_stands_below_the_progress_bar(capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        for number in tqdm(range(3), unit="pair"):
+            if number == 2:
+                raise ValueError("b.png cannot be read.")
+
+    with pytest.raises(SystemExit):
+        run(main)
+    bar, error = capsys.readouterr().err.splitlines()[-2:]
+    assert " 2/3 " in bar
+    assert error == "error: b.png cannot be read."
 
 
 def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -209,7 +209,9 @@ def test_a_damaged_pair_is_skipped_only_on_demand(call_tool, run_folder, tmp_pat
         demo(call_tool, run_folder, tmp_path / "out", "--input", tmp_path)
     assert leaving.value.code == 2
     # The sentence comes last, below the progress bar.
-    assert "b.png cannot be read" in capsys.readouterr().err.splitlines()[-1]
+    bar, error = capsys.readouterr().err.splitlines()[-2:]
+    assert " 1/3 " in bar
+    assert "b.png cannot be read" in error
     assert written(tmp_path / "out") == names_of("a")
 
     demo(call_tool, run_folder, tmp_path / "out", "--input", tmp_path, "--keep-going")
