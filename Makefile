@@ -61,7 +61,7 @@ format: $(VENV)/ready
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf $(VENV) output build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs output build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Detectron2's own tests on the embedded engine: make test-upstream DETECTRON2=<clone of its repository>

@@ -3,7 +3,9 @@
 import ast
 import pathlib
 import re
+import runpy
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,6 +91,22 @@ def test_blocks_can_be_read(page: pathlib.Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_have_their_options(page: pathlib.Path) -> None:
     assert not unknown_options(page)
+
+
+def test_the_site_has_every_page_and_no_broken_link() -> None:
+    hooks = runpy.run_path(str(ROOT / "docs/site.py"))
+    nav = load_yaml((ROOT / "mkdocs.yml").read_text(), "mkdocs.yml")["nav"]
+    pages = [*re.findall(r"[\w-]+\.md", str(nav))]
+    assert sorted(pages) == sorted([*(p.name for p in ROOT.glob("docs/*.md")), *hooks["SOURCES"]])
+    for page in pages:
+        source = ROOT / hooks["SOURCES"].get(page, f"docs/{page}")
+        text = hooks["on_page_markdown"](
+            source.read_text(encoding="utf-8"), SimpleNamespace(file=SimpleNamespace(src_uri=page))
+        )
+        text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+        links = [link for link in re.findall(r"\]\(([^)\s#]+)", text) if ":" not in link]
+        there = [link for link in links if link in pages or (ROOT / "docs" / link).is_file()]
+        assert links == there, page
 
 
 def test_the_checks_can_fail(tmp_path: pathlib.Path, monkeypatch) -> None:
