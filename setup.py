@@ -6,6 +6,9 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# A package index shows the README alone: pictures and pages beside it are not there.
+LINK = re.compile(r"!\[.*?\]\(\w[^:)]*\)\n\n|(?<!!)\[([^]]*)\]\(\w[^:)]*\)")
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "smmcl/__init__.py").read_text()).group(1)
 SHIPPED = ("configs", "tools", "zoo")
 
@@ -13,9 +16,13 @@ setup(
     name="smmcl",
     version=VERSION,
     description="Semantic segmentation of dark scenes from pairs of visible and auxiliary images",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=LINK.sub(r"\1", README),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2308.12320",
+        "The authors' release": "https://github.com/palmdong/SMMCL",
+    },
     keywords="semantic segmentation, RGB-D, RGB-T, thermal, depth, night, Detectron2",
     classifiers=[
         "Development Status :: 4 - Beta",

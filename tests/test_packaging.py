@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,12 @@ def test_what_is_built_stands_alone(tmp_path) -> None:
     assert int(configs) == len(shipped_configs())
     assert int(splits) > 10
     assert not slow
+    long_description = subprocess.run(
+        [sys.executable, "setup.py", "-q", "--long-description"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    assert "Semantic segmentation of dark scenes" in long_description
+    assert not re.findall(r"\]\((?!https?:|#)", long_description)  # no index has those files
     for file in ("visualization/report.html.j2", "py.typed", "tools/train_net.py"):
         assert (tmp_path / "lib/smmcl" / file).is_file()
     code = "from smmcl.cli import main; main()"
