@@ -50,6 +50,11 @@ def test_a_base_may_be_a_shipped_config(tmp_path) -> None:
         build_config(str(own))
 
 
+def test_the_sdist_has_every_page() -> None:
+    manifest = (ROOT / "MANIFEST.in").read_text() + " README.md"  # which setuptools adds
+    assert [page.name for page in ROOT.glob("*.md") if page.name not in manifest] == []
+
+
 def test_what_is_built_stands_alone(tmp_path) -> None:
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("setuptools is not here: pip install setuptools")
