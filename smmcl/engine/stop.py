@@ -1,5 +1,6 @@
 """What ends a training before its time: a signal, or data that cannot be read."""
 
+import contextlib
 import json
 import logging
 import pathlib
@@ -7,12 +8,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from smmcl.d2 import HookBase, comm
+from smmcl.d2 import DefaultTrainer, HookBase, comm
 from smmcl.data.loader import too_many_broken
 from smmcl.engine.launch import handle_stop_signals
 from smmcl.engine.step import StepTrainer
+from smmcl.evaluation.sem_seg import ElsewhereError
 from smmcl.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -123,3 +126,22 @@ class StopTogether(HookBase):
         elif now > self.received_at + echo:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def saving_at_a_failure(trainer: DefaultTrainer) -> Iterator[None]:
+    """Saves the iteration whose evaluation fails, on whichever process, before all end."""
+    try:
+        yield
+    except Exception as error:
+        is_elsewhere = isinstance(error, ElsewhereError)
+        if not comm.is_main_process():  # where the main one awaits the counts
+            comm.all_gather(f"{type(error).__name__}: {error}")
+        elif trainer.iter < trainer.max_iter:  # later there is the final checkpoint
+            trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+            logger.warning(
+                f"The evaluation after iteration {trainer.iter} failed; --resume goes on without it"
+            )
+        if is_elsewhere or not comm.is_main_process():
+            comm.synchronize()  # the first process that leaves may take the others along
+        raise

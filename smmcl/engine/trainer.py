@@ -36,7 +36,7 @@ from smmcl.engine.run_folder import held
 from smmcl.engine.setup import changed, load_streams, load_weights
 from smmcl.engine.solver import build_lr_scheduler, build_optimizer
 from smmcl.engine.step import amp_dtype, build_step_trainer, compile_backbone
-from smmcl.engine.stop import StopTogether
+from smmcl.engine.stop import StopTogether, saving_at_a_failure
 from smmcl.engine.tracking import build_trackers
 from smmcl.evaluation.draws import evaluate_draws
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
@@ -98,7 +98,8 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> OrderedDict[str, Any]:
         model = self.average.model if self.average else self.model
-        self._last_eval_results = self.test(self.cfg, model)
+        with saving_at_a_failure(self):
+            self._last_eval_results = self.test(self.cfg, model)
         if self.best and comm.is_main_process():
             self.best.update(self._last_eval_results)
         return self._last_eval_results

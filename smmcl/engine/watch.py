@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import signal
+import socket
 import sys
 import threading
 
@@ -35,6 +37,9 @@ class Watch(threading.Thread):
         self.rank = str(comm.get_rank())
         self.seen = {str(rank): b"" for rank in range(comm.get_world_size())}
         del self.seen[self.rank]
+        place = (socket.gethostname(), os.getppid())
+        everyone = comm.all_gather((place, os.getpid()))
+        self.siblings = [pid for theirs, pid in everyone if theirs == place]
         self.missed = dict.fromkeys(self.seen, 0)
         self.left = threading.Event()
         self.store.set(self.rank, "0")
@@ -81,7 +86,8 @@ class Watch(threading.Thread):
 
     def _silent(self, patience: int) -> str:
         dead = [rank for rank, missed in self.missed.items() if missed >= patience]
-        return f"process {', '.join(dead)} died or lost its connection" if dead else ""
+        names = ", ".join(dead)
+        return f"process {names} was stopped, died or lost its connection" if dead else ""
 
     def _end(self, reason: str) -> None:
         """Ends this process, unless it leaves by itself or is ended by whoever started it."""
@@ -90,4 +96,7 @@ class Watch(threading.Thread):
         logger.error(f"Leaving: {reason}")
         sys.stderr.write(f"error: process {self.rank} leaves: {reason}\n")
         sys.stderr.flush()
+        for pid in self.siblings:  # one that was stopped cannot end, and holds up those that wait
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGCONT)
         os._exit(1)

@@ -34,6 +34,10 @@ TASK = "sem_seg"
 logger = logging.getLogger(__name__)
 
 
+class ElsewhereError(RuntimeError):
+    """Another process told, in place of its counts, why it cannot evaluate its pairs."""
+
+
 class PairSemSegEvaluator(DatasetEvaluator):
     """Counts each pair's pixels once and reports the scores of the field.
 
@@ -133,6 +137,9 @@ class PairSemSegEvaluator(DatasetEvaluator):
         shares = comm.all_gather((own, self._num_pairs, self._sizes, self._pair_ious))
         if not comm.is_main_process():
             return None
+        for rank, share in enumerate(shares):
+            if isinstance(share, str):
+                raise ElsewhereError(f"process {rank} failed: {share}")
         counts, num_pairs, sizes, pair_ious = zip(*shares, strict=True)
         tasks = sorted(set().union(*counts))
         report = Report(

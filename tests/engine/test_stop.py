@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 from runs import At, are_equal, train
 
-from smmcl.d2 import DatasetCatalog, MetadataCatalog, comm
+from smmcl.d2 import CfgNode, DatasetCatalog, MetadataCatalog, comm
 from smmcl.data.loader import PairStream
+from smmcl.data.watched_loader import WatchedLoader
 from smmcl.engine.stop import StopTogether
 from smmcl.engine.trainer import Trainer
+from smmcl.evaluation.sem_seg import ElsewhereError, PairSemSegEvaluator
 
 
 @pytest.fixture
@@ -123,6 +125,35 @@ def test_a_run_without_a_next_batch_is_saved_and_goes_on(broken, tmp_path, what,
     train(cfg)
     train(broken("whole", "DATASETS.TRAIN", "('few_train',)"))
     assert are_equal(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("iterations", ["9", "3"], ids=["within", "at the end"])
+def test_an_evaluation_that_fails_ends_a_run_saved(broken, tmp_path, monkeypatch, iterations):
+    def loader(cls: type, cfg: CfgNode, name: str) -> WatchedLoader:
+        loader = build(cfg, name)
+        loader.pairs._mapper = lambda record: os.kill(os.getpid(), signal.SIGKILL)
+        return loader
+
+    build = Trainer.build_test_loader
+    keys = ("DATASETS.TRAIN", "('few_train',)", "DATALOADER.NUM_WORKERS", "1")
+    cfg = broken("run", *keys, "SOLVER.MAX_ITER", iterations, "TEST.EVAL_PERIOD", "3",
+                 "DATASETS.TEST", "('few_val',)")  # fmt: skip
+    monkeypatch.setattr(Trainer, "build_test_loader", classmethod(loader))
+    with pytest.raises(ChildProcessError, match=r"loader worker 0 reads .* died of SIGKILL"):
+        train(cfg)
+    last = (tmp_path / "run/last_checkpoint").read_text()
+    assert last == ("model_final.pth" if iterations == "3" else "model_0000002.pth")
+    monkeypatch.undo()
+    train(cfg)
+    train(broken("whole", *keys, "SOLVER.MAX_ITER", iterations))
+    assert are_equal(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_process_that_saves_hears_of_a_failing_evaluation(tiny_config, tmp_path, monkeypatch):
+    evaluator = PairSemSegEvaluator(tiny_config(tmp_path), "few_val")
+    monkeypatch.setattr(comm, "all_gather", lambda own: [own, "OSError: a.png: gone"])
+    with pytest.raises(ElsewhereError, match=r"process 1 failed: OSError: a\.png: gone"):
+        evaluator.evaluate()
 
 
 def test_a_batch_after_the_last_is_not_missed(tiny_config, tmp_path) -> None:
