@@ -100,7 +100,7 @@ class Given:
         if key in self.on_line:
             return COMMAND_LINE
         if key not in self.in_file:
-            return "the default"
+            return f"{self.config_file}: the default" if self.config_file else "the default"
         if self.is_text:
             return self.config_file
         place = find_line(self.config_file, key, shipped=shipped_folder("configs"))

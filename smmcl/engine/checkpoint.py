@@ -127,9 +127,10 @@ class RunCheckpointer(DetectionCheckpointer):
         """The checkpoint named as the last, then what else a run can go on from, newest first."""
         folder = pathlib.Path(self.save_dir or "nowhere")
         try:
-            named = [folder / (folder / "last_checkpoint").read_text(encoding="utf-8").strip()]
+            name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError):
-            named = []
+            name = ""
+        named = [folder / name] if RESUMABLE.fullmatch(name) else []
         yield from named
         others = [path for path in folder.glob("model_*.pth") if RESUMABLE.fullmatch(path.name)]
         if others and not named:

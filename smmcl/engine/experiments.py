@@ -1,6 +1,5 @@
 """Runs the jobs of a grid as processes of the ordinary tools: resumed, side by side, stoppable."""
 
-import json
 import logging
 import os
 import platform
@@ -20,6 +19,7 @@ from smmcl import __version__
 from smmcl.cli import tool_file
 from smmcl.engine.grid import ROBUSTNESS, Job, flat
 from smmcl.engine.launch import handle_stop_signals
+from smmcl.files.json import check_form, read_json_lines
 from smmcl.files.yaml import read_yaml
 
 CONSOLE = "console.txt"  # what the processes of a run print
@@ -166,8 +166,9 @@ def share_done(job: Job) -> float:
     config, metrics = job.folder / "config.yaml", job.folder / "metrics.json"
     if not (config.is_file() and metrics.is_file() and metrics.stat().st_size):
         return 0.0
-    last = json.loads(metrics.read_text().splitlines()[-1])
-    return 0.99 * min(last["iteration"] / read_yaml(config)["SOLVER"]["MAX_ITER"], 1.0)
+    check_form(cfg := read_yaml(config), {"SOLVER": {"MAX_ITER": int}}, str(config))
+    done = [line["iteration"] for line in read_json_lines(metrics, {"iteration": int})[-1:]]
+    return 0.99 * min(sum(done) / max(cfg["SOLVER"]["MAX_ITER"], 1), 1.0)
 
 
 def circumstances() -> dict[str, Any]:

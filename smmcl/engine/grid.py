@@ -14,6 +14,7 @@ from smmcl.cli import user_message
 from smmcl.config import build_config, find_config
 from smmcl.d2 import CfgNode
 from smmcl.files.atomic import write_text
+from smmcl.files.json import read_json
 from smmcl.files.yaml import as_config, leaves, read_layers
 
 GRID_KEYS = {"base": str, "keys": dict, "seeds": list, "rows": dict, "score": list, "extra": dict,
@@ -22,6 +23,8 @@ ROW_KEYS = {"config": str, "keys": dict, "seeds": list}
 DEFAULT_SCORE = "sem_seg/mIoU"
 ROBUSTNESS = {"robustness": "--quick", "failures": "--failures"}  # extras of that tool: its flag
 SET_BY_RUNNER = ("SEED", "OUTPUT_DIR")
+SESSION = {"seconds": float, "commit": str, "machine": str}
+RECORD = {"sessions": [SESSION], "done": bool, "config": {"*": object}}  # experiment.json
 FREE = {"OUTPUT_DIR", "VERSION"}  # keys that two runs of one kind may differ in
 
 
@@ -64,7 +67,7 @@ class Job:
         """Returns what is noted of the run: "config", "sessions", and whether it is "done"."""
         if not self.record_file.is_file():
             return {"sessions": [], "done": False}
-        return json.loads(self.record_file.read_text(encoding="utf-8"))
+        return read_json(self.record_file, RECORD)
 
     def note(self, record: Mapping[str, Any]) -> None:
         write_text(self.record_file, json.dumps(record, indent=1))

@@ -65,9 +65,15 @@ class CsvWriter(ScalarWriter):
         """The rows of the file; one that a killed process cut is left out."""
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [row for row in rows if None not in row.values() and row["iteration"].isdecimal()]
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{self.path} cannot be read as a table: {error}. Move it away to go on without it."
+            ) from error
+        whole = [row for row in rows if None not in row and None not in row.values()]
+        return [row for row in whole if row.get("iteration", "").isdecimal()]
 
 
 class WandbWriter(ScalarWriter):

@@ -13,8 +13,10 @@ import numpy as np
 from smmcl.engine.grid import Grid, Job
 from smmcl.engine.setup import with_device
 from smmcl.evaluation.failures import NOISE, PROBABILITIES, SHARES, SensorFailures
+from smmcl.evaluation.report import FORM
 from smmcl.evaluation.robustness import Robustness
 from smmcl.files.atomic import write_text
+from smmcl.files.json import read_json
 from smmcl.inference.cost import measure_inference
 
 NUM_DRAWS = 10_000
@@ -24,6 +26,7 @@ FAILURES = (
     *(f"NM {level}" for level in NOISE),
 )
 LEVEL = 0.95  # of the intervals
+SCORED, STATED = ({key: FORM[key]} for key in ("results", "protocol"))  # of evaluation.json
 COSTS = {"parameters": "parameters M", "multiply_adds": "multiply-adds G", "ms": "ms"}
 # Lines of an evaluation's protocol that the table states.
 PROTOCOL = ("dataset", "pairs", "resolution", "scales", "flip", "absent classes", "precision")
@@ -100,7 +103,8 @@ class Comparison:
     def _check_score(self, extra: str, score: str, values: Sequence[Mapping]) -> None:
         files = [path for job in self.grid.jobs for path in job.results(extra)]
         if files and not any(values):
-            known = [f"{t}/{n}" for t, v in _read(files[0])["results"].items() for n in v]
+            results = read_json(files[0], SCORED)["results"]
+            known = [f"{task}/{name}" for task, values in results.items() for name in values]
             raise ValueError(f"no run has the score {score!r}. Choose from {', '.join(known)}.")
 
     def titles(self) -> list[str]:
@@ -134,7 +138,8 @@ class Comparison:
         yield ["---"] * (1 + len(FAILURES))
         for row in self.grid.rows:
             files = [p for job in self.grid.of_row(row) for p in job.results(SensorFailures.name)]
-            found = [_read(path)["results"][task] for path in files]
+            form = {"results": {task: dict.fromkeys(FAILURES, float)}}
+            found = [read_json(path, form)["results"][task] for path in files]
             yield [row, *(f"{np.mean([one[n] for one in found]):.2f}" if found else "not run"
                           for n in FAILURES)]  # fmt: skip
 
@@ -146,7 +151,7 @@ class Comparison:
         )
         yield ""
         if files := [path for job in grid.jobs for path in job.results()]:
-            stated = _read(files[0])["protocol"]
+            stated = read_json(files[0], STATED)["protocol"]
             yield "- Protocol: " + "; ".join(f"{n}: {stated[n]}" for n in PROTOCOL if n in stated)
         if grid.cost:
             yield f"- Costs: of one pair of {grid.cost[0]}x{grid.cost[1]}, CPU time of one process."
@@ -206,12 +211,12 @@ def read_scores(jobs: Sequence[Job], extra: str, score: str) -> dict[int, float]
         if not job.record()["done"]:
             continue
         for path in job.results(extra):
-            content = _read(path)
-            if "results" not in content:
-                curve = Robustness.from_json(content).curves(task)["all", "mean"]
-                values[job.seed] = float(np.mean([value for severity, value in curve if severity]))
-            elif metric in content["results"].get(task, {}):
-                values[job.seed] = content["results"][task][metric]
+            if path.stem == "robustness":
+                curve = Robustness.read(path).curves(task)["all", "mean"]
+                if len(curve) > 1:
+                    values[job.seed] = float(np.mean([value for _, value in curve[1:]]))
+            elif metric in (found := read_json(path, SCORED)["results"].get(task, {})):
+                values[job.seed] = found[metric]
     return values
 
 
@@ -226,11 +231,7 @@ def measure_costs(grid: Grid) -> None:
 
 def read_cost(grid: Grid, row: str) -> dict[str, float]:
     path = grid.cost_file(row)
-    return _read(path) if path.is_file() else {}
-
-
-def _read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, dict.fromkeys(COSTS, float)) if path.is_file() else {}
 
 
 def _keys(overrides: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ network reads, after normalization.
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -117,6 +117,9 @@ class SensorFailures(Measured):
 
     name = "failures"
     kind = Failure
+    row: ClassVar = {
+        "scenario": str, "sensors": str, "level": int | float | str, "seed": int
+    }  # fmt: skip
 
     def means(self, task: str) -> dict[str, float]:
         """The benchmark's figures: mean and expectations over what fails, and NM by its level."""

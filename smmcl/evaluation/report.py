@@ -7,14 +7,24 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 from torch import Tensor
 
 from smmcl.evaluation.confusion import SegmentationScores, score
 from smmcl.files.atomic import atomic, write_text
+from smmcl.files.json import read_json
 
 MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
+SCORES = {"*": float}  # by name
+FORM = {  # of evaluation.json
+    "protocol": {"dataset": str, "*": str},
+    "results": {"sem_seg": SCORES, "*": SCORES},
+    "classes": [str],
+    "pairs": SCORES,
+    "confusion": {"sem_seg": [[int]], "*": [[int]]},
+}
 TABLE = {"floatfmt": ".2f", "missingval": "-", "tablefmt": "pipe"}
 
 
@@ -87,6 +97,16 @@ class Report:
             headers.append(f"mIoU by rule '{other}'")
             rows = [[*row, value] for row, value in zip(rows, others, strict=True)]
         return tabulate(rows, headers, **TABLE)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """Reads what `save` wrote into evaluation.json."""
+        content = read_json(path, FORM)
+        count = len(content["classes"])
+        for task, rows in content["confusion"].items():
+            if [len(row) for row in rows] != [count] * count:
+                raise ValueError(f"{path} counts {task} for other than its {count} classes.")
+        return content
 
     def save(self, folder: str | Path) -> None:
         """Writes evaluation.json (with all counts), .csv and .md into a folder."""

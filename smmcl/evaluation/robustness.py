@@ -17,6 +17,7 @@ from tabulate import tabulate
 from smmcl.data.appearance.corruption import CORRUPTIONS
 from smmcl.evaluation.report import TABLE
 from smmcl.files.atomic import atomic, write_text
+from smmcl.files.json import Form, read_json
 
 # Share of the pairs that lose an image, by severity: at the last one all do.
 MISSING_SHARE = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -98,14 +99,18 @@ class Measured:
 
     name: ClassVar[str]  # of the files
     kind: ClassVar[type]  # of the conditions, a dataclass
+    row: ClassVar[dict[str, Form]]  # what a file holds of each
     protocol: Mapping[str, str]
     clean: Mapping[str, float]
     spoilt: Mapping[Any, Mapping[str, float]]
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Builds from the content of the .json file."""
-        names = cls._names()
+    def read(cls, path: Path) -> Self:
+        """Reads the .json file."""
+        scores = {"sem_seg": float, "*": float}  # mIoU by task
+        protocol, conditions = {"dataset": str, "*": str}, [cls.row | {"mIoU": scores}]
+        form = {"protocol": protocol, "clean": scores, "conditions": conditions}
+        content, names = read_json(path, form), cls._names()
         spoilt = {cls.kind(*(row[n] for n in names)): row["mIoU"] for row in content["conditions"]}
         return cls(content["protocol"], content["clean"], spoilt)
 
@@ -118,7 +123,7 @@ class Measured:
         path = folder / f"{self.name}.json"
         if not path.is_file():
             return {}
-        found = self.from_json(json.loads(path.read_text(encoding="utf-8")))
+        found = self.read(path)
         if (found.protocol, found.clean) == (self.protocol, self.clean):
             return dict(found.spoilt)
         logger.warning(f"{path} is of another model or protocol. It does not count as done.")
@@ -148,6 +153,7 @@ class Robustness(Measured):
 
     name = "robustness"
     kind = Condition
+    row: ClassVar = {"image": str, "corruption": str, "severity": int, "seed": int}
 
     def curves(self, task: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
         """(severity, mIoU) by image and corruption, from severity 0 on, and the mean of all."""
@@ -156,9 +162,11 @@ class Robustness(Measured):
             start = [(0, self.clean[task])]
             curve = curves.setdefault((condition.image, condition.corruption), start)
             curve.append((condition.severity, scores[task]))
+        # There is no mean of what was interrupted, and so not measured at the same severities.
+        is_whole = len({tuple(severity for severity, _ in curve) for curve in curves.values()}) == 1
         means = [
             (points[0][0], float(np.mean([value for _, value in points])))
-            for points in zip(*curves.values(), strict=True)
+            for points in (zip(*curves.values(), strict=True) if is_whole else ())
         ]
         return {**curves, ("all", "mean"): means}
 

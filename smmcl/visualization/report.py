@@ -16,7 +16,6 @@ from PIL import Image
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.evaluation.report import MEANS
-from smmcl.evaluation.robustness import Robustness
 from smmcl.inference.predictor import Predictor
 from smmcl.visualization import charts
 from smmcl.visualization.panels import brighten, color_auxiliary, enlarge, overlay, pictures
@@ -160,7 +159,7 @@ def confusions(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
 def robustness(runs: Sequence[Run], dataset: str) -> list[dict[tuple[str, str], Curve]]:
     """Returns each run's (severity, mIoU) by image and corruption; nothing where not measured."""
     measured = [run.robustness.get(dataset) for run in runs]
-    return [Robustness.from_json(content).curves(TASK) if content else {} for content in measured]
+    return [one.curves(TASK) if one else {} for one in measured]
 
 
 def robustness_rows(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:

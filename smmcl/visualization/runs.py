@@ -1,6 +1,5 @@
 """What runs left in their folders, and how they differ: the facts of a report."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smmcl.evaluation.report import Report
+from smmcl.evaluation.robustness import Robustness
+from smmcl.files.json import read_json_lines
 from smmcl.files.yaml import as_keys, leaves, read_yaml
 from smmcl.weights.files import read_file
 
@@ -33,7 +35,7 @@ class Run:
         config: value by full key; empty without config.yaml.
         curves: (iteration, value) by metric.
         evaluations: content of evaluation.json by dataset.
-        robustness: content of robustness.json by dataset.
+        robustness: what robustness.json states, by dataset.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Run:
     config: Mapping[str, Any]
     curves: Mapping[str, Curve]
     evaluations: Mapping[str, Mapping[str, Any]]
-    robustness: Mapping[str, Mapping[str, Any]]
+    robustness: Mapping[str, Robustness]
 
     def stated(self, dataset: str) -> tuple[str, str]:
         """Returns what the protocol says of the checkpoint, and its iteration if it names one."""
@@ -88,10 +90,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _read_run(folder: Path, name: str) -> Run:
-    evaluations, robustness = (
-        {content["protocol"]["dataset"]: content for content in map(_read_json, sorted(paths))}
-        for paths in (folder.glob(f"inference/*/{n}.json") for n in ("evaluation", "robustness"))
-    )
+    found = map(Report.read, sorted(folder.glob("inference/*/evaluation.json")))
+    evaluations = {content["protocol"]["dataset"]: content for content in found}
+    measured = map(Robustness.read, sorted(folder.glob("inference/*/robustness.json")))
+    robustness = {one.protocol["dataset"]: one for one in measured}
     if not evaluations:
         raise FileNotFoundError(
             f"{folder} holds no inference/<dataset>/evaluation.json. Name the OUTPUT_DIR of a run "
@@ -102,15 +104,10 @@ def _read_run(folder: Path, name: str) -> Run:
     return Run(name, folder, dict(leaves(stored)), _read_curves(folder), evaluations, robustness)
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _read_curves(folder: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     metrics = folder / "metrics.json"
-    for line in metrics.read_text().splitlines() if metrics.is_file() else []:
-        entry = json.loads(line)
+    for entry in read_json_lines(metrics, {"iteration": int}) if metrics.is_file() else ():
         for name, value in entry.items():
             if isinstance(value, float) and math.isfinite(value):
                 curves.setdefault(name, []).append((entry["iteration"], value))

@@ -126,7 +126,7 @@ def test_extra_evaluations(grid: Grid) -> None:
         {"image": i, "corruption": "missing", "severity": s, "seed": 0, "mIoU": {"sem_seg": score}}
         for (i, s), score in scores.items()
     ]
-    content = {"protocol": {}, "clean": {"sem_seg": 31.0}, "conditions": spoilt}
+    content = {"protocol": {"dataset": "set"}, "clean": {"sem_seg": 31.0}, "conditions": spoilt}
     write(folder / "robustness/inference/set/robustness.json", content)
     ours = rows_of(Comparison(grid).markdown())[3]
     # The mean over conditions and severities, without the pairs as they are.

@@ -2,6 +2,7 @@
 
 from of_checkpoints import CHECKPOINT, PICKLE, SAFETENSORS
 from of_images import IMAGE, LABEL
+from of_runs import ANNOTATIONS, GRID, RESULTS, RESUMED
 from of_texts import CONFIG_FILE, DATASET_FILE, LIST, PREDICTIONS
 from of_videos import VIDEO
 from worker import Kind
@@ -17,4 +18,8 @@ KINDS: dict[str, Kind] = {
     "safetensors": SAFETENSORS,
     "predictions": PREDICTIONS,
     "video": VIDEO,
+    "annotations": ANNOTATIONS,
+    "results": RESULTS,
+    "resumed": RESUMED,
+    "grid": GRID,
 }

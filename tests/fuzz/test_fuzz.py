@@ -50,10 +50,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measu
 
 
 def test_every_kind_of_input_is_read_or_refused(tmp_path: pathlib.Path) -> None:
-    said = run(str(HERE / "run.py"), "--number", "500", "--output", str(tmp_path))
-    assert "500 inputs, 0 findings" in said, said
+    said = run(str(HERE / "run.py"), "--number", "700", "--output", str(tmp_path))
+    assert "700 inputs, 0 findings" in said, said
     counts = re.findall(r"(\d+) read +(\d+) refused", said)
-    assert len(counts) == 10
+    assert len(counts) == 14
     assert all(int(number) for pair in counts for number in pair), said
 
 
