@@ -139,6 +139,8 @@ def changed(cfg: CfgNode, *overrides: object) -> CfgNode:
 
 def load_streams(cfg: CfgNode, model: nn.Module) -> None:
     """Fills the streams from MODEL.PAIR.*.WEIGHTS; warns once of those that start at random."""
+    if not hasattr(model, "backbone"):  # a method that trains no streams
+        return
     random = []
     for node in ("VISIBLE", "AUXILIARY"):
         settings = cfg.MODEL.PAIR[node]

@@ -1,7 +1,8 @@
 """One way to name a model: its checkpoint, which holds its config, or a config with weights."""
 
 import argparse
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,12 @@ def load_named(path: str | Path, *, overrides: Sequence[Any] = ()) -> tuple[nn.M
     return model.eval(), cfg
 
 
-def load_frozen(cfg: CfgNode, key: str, features: Sequence[str] = ()) -> nn.Module | None:
+def load_frozen(cfg: CfgNode, key: str) -> nn.Module | None:
     """The trained model whose checkpoint a key of a training names; None where it names none.
 
     Args:
         cfg: of the training, whose images the model must read as they are.
         key: such as "MODEL.DARKENER.DAY_MODEL".
-        features: that the model must have.
     """
     path = value_at(cfg, key)
     if not path:
@@ -101,7 +101,30 @@ def load_frozen(cfg: CfgNode, key: str, features: Sequence[str] = ()) -> nn.Modu
                 f"INPUT.{name} is {cfg.INPUT[name]!r}, but the model of {key} reads "
                 f"{own.INPUT[name]!r}. Set it likewise."
             )
-    check_features(model, features, key)
+    return model
+
+
+def load_relighter(path: str, *, source: str, options: Iterable[str] = ()) -> nn.Module:
+    """The trained model of a checkpoint that shows images in other light, by its `relight`.
+
+    Args:
+        source: of the path, for errors: a key or an option.
+        options: that its `relight` must have.
+    """
+    if not path:
+        raise ValueError(f"{source} is empty. Set it to the checkpoint of a darkener or enhancer.")
+    model, _ = load_named(path)
+    name, relight = type(model).__name__, getattr(model, "relight", None)
+    if relight is None:
+        raise ValueError(
+            f"{source}: {path} holds a {name}, which shows images in no other light. Name the "
+            "checkpoint of a darkener or enhancer."
+        )
+    if missing := {*options} - {*inspect.signature(relight).parameters}:
+        raise ValueError(
+            f"{source}: {path} holds {name}, which takes no {' and no '.join(sorted(missing))}. "
+            "Name the checkpoint of a model that does."
+        )
     return model
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -11,7 +12,7 @@ from smmcl.d2 import CfgNode, DatasetCatalog
 from smmcl.data.appearance.photometric import LIGHTS
 from smmcl.data.loader import Record, extends_training
 from smmcl.files.pairing import find_images, match_pairs
-from smmcl.inference.named_model import check_features, load_named
+from smmcl.inference.named_model import check_features, load_relighter
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
     BlockMask,
@@ -39,11 +40,9 @@ def choose(choices: dict[str, Callable], name: str, key: str) -> Callable:
     return choices[name]
 
 
-def load_relighter(path: str, key: str) -> nn.Module:
-    """The darkener or enhancer of a checkpoint."""
-    if not path:
-        raise ValueError(f"{key} is empty. Set it to the checkpoint of a darkener, or enhancer.")
-    return load_named(path)[0]
+def _relit(path: str, key: str, **options: Any) -> RelightView:
+    model = load_relighter(path, source=key, options=options)
+    return RelightView(model.cpu(), **options)
 
 
 def build_view(cfg: CfgNode) -> ViewSource:
@@ -51,30 +50,28 @@ def build_view(cfg: CfgNode) -> ViewSource:
     sources = {
         "gamma": lambda: GammaView(*node.GAMMA),
         "exposure": lambda: ExposureView(stops=tuple(node.STOPS)),
-        "darkener": lambda: RelightView(
-            load_relighter(node.CHECKPOINT, key), exposure=tuple(node.BRIGHTNESS)
-        ),
+        "darkener": lambda: _relit(node.CHECKPOINT, key, exposure=tuple(node.BRIGHTNESS)),
         "stored": StoredView,
     }
     return choose(sources, node.NAME, "VIEW.NAME")()
+
+
+def build_night_view(cfg: CfgNode) -> ViewSource | None:
+    node = cfg.MODEL.LIGHT_ADAPTER.NIGHT
+    if node.ENHANCER:
+        return _relit(node.ENHANCER, "MODEL.LIGHT_ADAPTER.NIGHT.ENHANCER")
+    return StoredView() if node.FOLDER else None
 
 
 def build_darkening(cfg: CfgNode) -> Relit:
     """INPUT.LOW_LIGHT by a trained darkener."""
     if cfg.INPUT.FORMAT != "RGB":
         raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. A darkener needs 'RGB'.")
-    model = load_relighter(cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT")
-    return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, RelightView(model.cpu()))
+    view = _relit(cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT")
+    return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, view)
 
 
 LIGHTS["darkener"] = build_darkening
-
-
-def build_night_view(cfg: CfgNode) -> ViewSource | None:
-    node = cfg.MODEL.LIGHT_ADAPTER.NIGHT
-    if node.ENHANCER:
-        return RelightView(load_relighter(node.ENHANCER, "MODEL.LIGHT_ADAPTER.NIGHT.ENHANCER"))
-    return StoredView() if node.FOLDER else None
 
 
 def build_mask(cfg: CfgNode) -> MaskSource | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
 from smmcl.engine.setup import changed
-from smmcl.inference.named_model import load_frozen
+from smmcl.inference.named_model import check_features, load_frozen
 from smmcl.lowlight import photometric
 from smmcl.lowlight.alignment import cosine_similarity
 from smmcl.lowlight.curves import DarkeningCurve, noisy_exposure
@@ -64,9 +64,12 @@ class Darkener(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.DARKENER
+        model = load_frozen(cfg, "MODEL.DARKENER.DAY_MODEL")
+        if model is not None:
+            check_features(model, node.IN_FEATURES, "MODEL.DARKENER.IN_FEATURES")
         return {
             "curve": DarkeningCurve(width=node.WIDTH, is_signed=node.IS_SIGNED),
-            "model": load_frozen(cfg, "MODEL.DARKENER.DAY_MODEL", node.IN_FEATURES),
+            "model": model,
             "in_features": node.IN_FEATURES,
             "exposure_range": node.EXPOSURE,
             "weights": {name.lower(): weight for name, weight in node.WEIGHTS.items()},

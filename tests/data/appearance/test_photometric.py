@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from smmcl.data.appearance.photometric import LowLight, ModalityCorruption, PhotometricJitter
+from smmcl.data.appearance.photometric import (
+    Gamma,
+    LowLight,
+    ModalityCorruption,
+    PhotometricJitter,
+    gamma_to_mean,
+)
 
 
 @pytest.fixture
@@ -96,3 +102,21 @@ def test_corruption_of_an_unknown_image():
 def test_unknown_corruption():
     with pytest.raises(ValueError, match=r"fog: no such corruption.*blur"):
         ModalityCorruption(1.0, ("fog", "blur"))
+
+
+def test_gamma_reaches_a_mean() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for mean in (0.1, 0.5, 0.9):
+        assert gamma_to_mean(image, mean).mean() / 255 == pytest.approx(mean, abs=0.01)
+    for value in (0, 255):
+        flat = np.full((4, 5, 3), value, np.uint8)
+        assert np.array_equal(gamma_to_mean(flat, 0.5), flat)
+
+
+def test_gamma_darkens_by_hand():
+    # .5 to the power of 3 is .125.
+    image = np.full((4, 5, 3), 128, np.uint8)
+    dark, other = Gamma(1.0, exponent=(3, 3))(image, image, np.random.default_rng(0))
+    assert (dark == 32).all()
+    assert other is image
+    assert Gamma(0.0)(image, image, np.random.default_rng(0))[0] is image
