@@ -2,7 +2,6 @@
 """Predicts images, folders, videos, cameras or a dataset: labels, pictures, probabilities."""
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from smmcl.cli import run
 from smmcl.config import build_config
 from smmcl.d2 import setup_logger
-from smmcl.files.paths import sha256
+from smmcl.inference.index import identity
 from smmcl.inference.named_model import add_model_arguments, named_config
 from smmcl.inference.predict_files import FilePredictor
 from smmcl.inference.predictor import Predictor
@@ -80,7 +79,10 @@ def main() -> None:
         dataset=args.dataset, limit=args.limit, results=[args.output / part for part in PARTS],
     )  # fmt: skip
     parts = set(args.write) - (set(PICTURES) if args.pictures == "none" else set())
-    made_by = identity(predictor, args.short_side, args.confidence)
+    cfg = predictor.cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
+    weights = local_file(predictor.cfg.MODEL.WEIGHTS)
+    made_by = identity(weights, cfg.dump(), args.short_side, args.confidence)
     records = source.records() if source.video else list(source.records())
     total = source.limit if source.video else len(records)
     with Results(
@@ -114,15 +116,6 @@ def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> 
         f"{len(seconds)} pairs predicted into {args.output}, {earlier}{skipped} skipped: "
         f"{rate:.1f} pairs/s, the model alone {len(seconds) / max(sum(seconds), 1e-9):.1f} pairs/s"
     )
-
-
-def identity(predictor: Predictor, *options: object) -> str:
-    """A short name of a model with its options: results of another one do not count as done."""
-    cfg = predictor.cfg.clone()
-    weights = sha256(local_file(cfg.MODEL.WEIGHTS))
-    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
-    text = repr((weights, cfg.dump(), options))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from smmcl.cli import user_message
+from smmcl.inference.index import take_up
 from smmcl.inference.prediction import UNSURE, Prediction
 from smmcl.inference.predictor import Predictor
 from smmcl.inference.results import PICTURES, Results
@@ -35,20 +35,7 @@ class FilePredictor:
 
     def __call__(self, records: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yields the entry of each pair, and whether it was done before."""
-        records, name = iter(records), ""
-        while True:
-            try:
-                record = next(records, None)  # of a video that ends early, this raises once
-                if record is None:
-                    return
-                name = record["name"]
-                found = self.results.find(record)
-                entry = found or self._predict(record)
-            except (ValueError, OSError) as error:
-                if not self.keep_going:
-                    raise
-                entry, found = {"name": name, "error": user_message(error)}, None
-            yield entry, found is not None
+        return take_up(records, self.results.find, self._predict, keep_going=self.keep_going)
 
     def _predict(self, record: dict[str, Any]) -> dict[str, Any]:
         pair = (record["file_name"], record.get("auxiliary_file_name"))
