@@ -24,6 +24,8 @@ COMMANDS = {
     "experiments": ("experiments",),
     "evaluate": ("train_net", "--eval-only"),
     "predict": ("demo",),
+    "darken": ("darken",),
+    "enhance": ("enhance",),
     "new-dataset": ("new_dataset",),
     "check": ("check_dataset",),
     "report": ("make_report",),

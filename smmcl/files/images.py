@@ -39,10 +39,16 @@ class Picture(NamedTuple):
     path: str | Path
 
 
-def decode(path: str | Path, *, role: str) -> Picture:
-    """Reads a picture, which errors call by its role, such as "visible image"."""
+def decode(path: str | Path, *, role: str, keeps_depth: bool = False) -> Picture:
+    """Reads a picture, which errors call by its role, such as "visible image".
+
+    Args:
+        keeps_depth: takes colors of 16 bits as they are.
+    """
     with _open(path, role=role) as (image, raw_mode):
         if image.mode in COLOR_MODES and "16" in raw_mode:
+            if keeps_depth:
+                return Picture(_deep_pixels(path, role=role), image.mode, path)
             raise ValueError(
                 f"{role} {path} is a 16-bit color file, which would lose precision. "
                 "Store colors in 8 bits, or one channel in 16."
@@ -116,6 +122,16 @@ def _open(path: str | Path, *, role: str) -> Iterator[tuple[Image.Image, str]]:
 def _pixels(image: Image.Image, path: str | Path, *, role: str) -> np.ndarray:
     with _naming(path, role=role):
         return np.asarray(image)
+
+
+def _deep_pixels(path: str | Path, *, role: str) -> np.ndarray:
+    """(H, W, 3 or 4) uint16 RGB or RGBA, which Pillow would cut to 8 bits."""
+    import cv2  # an extra of this package, and only needed here
+
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+        raise ValueError(f"{role} {path} cannot be read by OpenCV. Save it as a 16-bit PNG.")
+    return stored[:, :, [2, 1, 0, 3][: stored.shape[2]]]
 
 
 @contextlib.contextmanager

@@ -120,10 +120,17 @@ def load_relighter(path: str, *, source: str, options: Iterable[str] = ()) -> nn
             f"{source}: {path} holds a {name}, which shows images in no other light. Name the "
             "checkpoint of a darkener or enhancer."
         )
-    if missing := {*options} - {*inspect.signature(relight).parameters}:
+    known = inspect.signature(relight).parameters
+    needed = {key for key, value in known.items() if value.default is value.empty}
+    if missing := {*options} - {*known}:
         raise ValueError(
             f"{source}: {path} holds {name}, which takes no {' and no '.join(sorted(missing))}. "
             "Name the checkpoint of a model that does."
+        )
+    if missing := needed - {"visible", "seeds", *options}:
+        raise ValueError(
+            f"{source}: {path} holds {name}, which needs {' and '.join(sorted(missing))}. "
+            "A darkener goes with smmcl darken, an enhancer with smmcl enhance."
         )
     return model
 

@@ -67,7 +67,8 @@ def build_darkening(cfg: CfgNode) -> Relit:
     """INPUT.LOW_LIGHT by a trained darkener."""
     if cfg.INPUT.FORMAT != "RGB":
         raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. A darkener needs 'RGB'.")
-    view = _relit(cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT")
+    path, key = cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT"
+    view = _relit(path, key, exposure=(0.0, 0.2))  # as stage 2 of the paper draws it
     return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, view)
 
 

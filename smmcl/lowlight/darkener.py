@@ -89,11 +89,11 @@ class Darkener(nn.Module):
             in training, losses by name, weighted; else one {"dark": (3, h, w) in 0..1} each.
         """
         if not self.training:
-            images = images_of(batched_inputs, "image")
-            return [
-                {"dark": self.relight(unit_image(x, self.exposure_range), seeds=[0])[0]}
-                for x in images
+            middle = [self.exposure_range.mean().item()] * 2
+            images = [
+                unit_image(x, self.exposure_range) for x in images_of(batched_inputs, "image")
             ]
+            return [{"dark": self.relight(x, seeds=[0], exposure=middle)[0]} for x in images]
         if self.frozen is None:
             raise ValueError(
                 "MODEL.DARKENER.DAY_MODEL is empty. Set it to the checkpoint of a model that was "
@@ -121,7 +121,7 @@ class Darkener(nn.Module):
         visible: Tensor,
         *,
         seeds: Sequence[int],
-        exposure: tuple[float, float] = (0.0, 0.2),
+        exposure: tuple[float, float],
         has_noise: bool = True,
         patch_size: int = 64,
     ) -> Tensor:

@@ -100,11 +100,11 @@ def test_dark_images_have_their_own_sizes(segmentor, inputs) -> None:
 
 
 def test_draws_follow_the_seed_of_an_image(segmentor) -> None:
-    model = darkener_of(segmentor)
+    model, wanted = darkener_of(segmentor), (0.0, 0.2)
     image = torch.rand(3, 3, 24, 40, generator=torch.Generator().manual_seed(0))
-    together = model.relight(image, seeds=[7, 8, 9])
-    torch.testing.assert_close(together[1:2], model.relight(image[1:2], seeds=[8]))
-    other = model.relight(image[1:2], seeds=[9])
+    together = model.relight(image, seeds=[7, 8, 9], exposure=wanted)
+    torch.testing.assert_close(together[1:2], model.relight(image[1:2], seeds=[8], exposure=wanted))
+    other = model.relight(image[1:2], seeds=[9], exposure=wanted)
     assert not torch.allclose(together[1:2], other, atol=1e-4)
     assert not together.requires_grad
 
@@ -112,7 +112,8 @@ def test_draws_follow_the_seed_of_an_image(segmentor) -> None:
 def test_wanted_brightness_has_the_stated_spread(segmentor) -> None:
     model, seen = darkener_of(segmentor), []
     model.curve.forward = lambda image, exposure: (seen.append(exposure) or image, None, None)
-    model.relight(torch.zeros(400, 3, 224, 224), seeds=range(400), patch_size=16)
+    night = torch.zeros(400, 3, 224, 224)
+    model.relight(night, seeds=range(400), exposure=(0.0, 0.2), patch_size=16)
     (maps,) = seen
     assert maps.min() == 0
     means = maps.mean((1, 2, 3))

@@ -18,6 +18,7 @@ def view_of(image: Tensor) -> View:
 
 def darkener_view(**options) -> RelightView:
     torch.manual_seed(0)
+    options = {"exposure": (0.0, 0.2), **options}
     return RelightView(Darkener(curve=DarkeningCurve(width=8)), **options)
 
 
