@@ -197,11 +197,10 @@ class RunCheckpointer(DetectionCheckpointer):
 
 def build_checkpointer(cfg: CfgNode, model: nn.Module, **checkpointables: Any) -> RunCheckpointer:
     """The checkpointer of a run, whose files hold the config of the model that is deployed."""
-    whole, inner, config = bare(model), deployed(model), cfg
+    whole, inner = bare(model), deployed(model)
     if inner is not whole:
         checkpointables["training_only"] = TrainingOnly(whole, inner)
-    if hasattr(whole, "deployed_config"):
-        config = whole.deployed_config(cfg)
+    config = whole.deployed_config(cfg) if hasattr(whole, "deployed_config") else cfg
     return RunCheckpointer(
         inner,
         cfg.OUTPUT_DIR,
