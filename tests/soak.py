@@ -3,9 +3,9 @@
 
     python tests/soak.py [MINUTES [SEED]]
 
-A quarter of the time goes to the run without faults, whose memory must stay flat. The second run is
-killed, signaled, suspended, left without disk space, workers or its newest checkpoint, and resumed
-after each, until it ends.
+For two thirds of the time, a run is killed, signaled, suspended, left without disk space, workers
+or its newest checkpoint, and resumed after each. Then a run without faults goes as far; its memory
+must stay flat.
 """
 
 import argparse
@@ -28,18 +28,20 @@ import torch
 from smmcl.cli import run
 from smmcl.engine.setup import setup
 from smmcl.engine.trainer import Trainer
+from smmcl.files.archive import is_sound
 from smmcl.modeling.streams import mscan
 from smmcl.modeling.streams.base import register_sizes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FAULTS = ("kill", "kill group", "terminate", "suspend", "kill worker", "cut newest", "fill disk")
 SIZE = {"widths": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
+ITERATIONS, PERIOD = 10_000_000, 20  # of a run, and between its checkpoints
 MAX_GROWTH = 0.05  # of the memory, between the second and the last quarter of a run
 Process = multiprocessing.process.BaseProcess
 
 
-def train(folder: pathlib.Path, iterations: int) -> None:
-    """Trains, on from the last checkpoint, as the leader of a process group."""
+def train(folder: pathlib.Path) -> None:
+    """Trains without end, on from the last checkpoint, as the leader of a process group."""
     os.setsid()
     log = (folder.parent / f"{folder.name}.log").open("a")
     os.dup2(log.fileno(), 1)
@@ -51,10 +53,10 @@ def train(folder: pathlib.Path, iterations: int) -> None:
         "DATASETS.TRAIN", "('synthetic_night_train@64x96',)", "INPUT.CROP_SIZE", "[32, 64]",
         "DATASETS.TEST", "('synthetic_night_val@64x96',)", "INPUT.SCALES", "[0.75, 1.0]",
         "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32", "MODEL.SEM_SEG_HEAD.HAM.CHANNELS", "32",
-        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", str(iterations),
+        "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", str(ITERATIONS),
         "SOLVER.WARMUP_ITERS", "10",
-        "SOLVER.CHECKPOINT_PERIOD", "20", "SOLVER.AVERAGE_DECAY", "0.99",
-        "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "1000",
+        "SOLVER.CHECKPOINT_PERIOD", str(PERIOD), "SOLVER.AVERAGE_DECAY", "0.99",
+        "DATALOADER.NUM_WORKERS", "2", "TEST.EVAL_PERIOD", "1000", "SOLVER.CHECKPOINTS_KEPT", "5",
     ]  # fmt: skip
     config = str(ROOT / "configs/synthetic_night.yaml")
     args = argparse.Namespace(config_file=config, opts=opts, eval_only=False, resume=True)
@@ -67,11 +69,18 @@ def train(folder: pathlib.Path, iterations: int) -> None:
     run(main)
 
 
-def start(folder: pathlib.Path, iterations: int) -> Process:
+def start(folder: pathlib.Path) -> Process:
     """Trains in a process that is forked, so that a start does not cost the imports."""
-    child = multiprocessing.get_context("fork").Process(target=train, args=(folder, iterations))
+    child = multiprocessing.get_context("fork").Process(target=train, args=(folder,))
     child.start()
     return child
+
+
+def end(child: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # before it leads its group
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    child.join()
 
 
 def memory(pid: int) -> float:
@@ -98,14 +107,15 @@ def ending(child: Process, folder: pathlib.Path) -> str:
     return f"the run ended by {child.exitcode}:\n{log[-3000:]}"
 
 
-def run_alone(folder: pathlib.Path, iterations: int) -> list[float]:
-    """Trains without a fault; returns its memory, in MiB every second."""
-    child, used = start(folder, iterations), []
-    while child.is_alive():
+def run_alone(newest: pathlib.Path) -> list[float]:
+    """Trains without a fault until a checkpoint is there; returns its memory, in MiB by seconds."""
+    child, used = start(newest.parent), []
+    while not newest.exists():
         child.join(timeout=1)
+        assert child.is_alive(), f"without a fault, {ending(child, newest.parent)}"
         used.append(memory(child.pid))
-    assert child.exitcode == 0, f"without a fault, {ending(child, folder)}"
-    return [mib for mib in used if mib]
+    end(child)
+    return used
 
 
 def strike(fault: str, child: Process, folder: pathlib.Path, moments: random.Random) -> None:
@@ -131,18 +141,18 @@ def strike(fault: str, child: Process, folder: pathlib.Path, moments: random.Ran
         os.killpg(child.pid, signal.SIGKILL)
         raise AssertionError(f"after {fault!r} the run goes on")
     expected = {"terminate": (143,), "kill worker": (2,), "fill disk": (2,)}.get(fault, (-9,))
-    assert child.exitcode in (*expected, 0), f"after {fault!r} {ending(child, folder)}"
+    assert child.exitcode in expected, f"after {fault!r} {ending(child, folder)}"
     if fault == "cut newest" and len(checkpoints(folder)) > 1:
         newest = checkpoints(folder)[-1]
         os.truncate(newest, moments.randrange(newest.stat().st_size))
 
 
 def run_with_faults(
-    folder: pathlib.Path, iterations: int, *, moments: random.Random, pause: float
+    folder: pathlib.Path, *, until: float, moments: random.Random, pause: float
 ) -> Iterator[str]:
-    """Trains to the end through faults, and yields each as it happens."""
-    child, known = start(folder, iterations), set()
-    while child.exitcode != 0:
+    """Trains through faults until a moment of time's monotonic clock, and yields each fault."""
+    child, known = start(folder), set()
+    while time.monotonic() < until:
         while child.is_alive() and not set(checkpoints(folder)) - known:
             time.sleep(0.02)  # each start makes some way, or there would be no end
         child.join(timeout=moments.uniform(0, pause))
@@ -151,11 +161,19 @@ def run_with_faults(
             with contextlib.suppress(ProcessLookupError):  # it may just have ended
                 strike(fault, child, folder, moments)
                 yield fault
-        elif not child.is_alive() and child.exitcode != 0:
+        elif not child.is_alive():
             raise AssertionError(f"without a fault, {ending(child, folder)}")
-        if not child.is_alive() and child.exitcode != 0:
+        if not child.is_alive():
             known = set(checkpoints(folder))
-            child = start(folder, iterations)
+            child = start(folder)
+    end(child)
+
+
+def periodic(folder: pathlib.Path) -> pathlib.Path:
+    """The newest sound checkpoint that a run without faults writes too."""
+    numbered = {int(path.stem.removeprefix("model_")): path for path in checkpoints(folder)}
+    sound = [n for n, path in numbered.items() if (n + 1) % PERIOD == 0 and is_sound(path)]
+    return numbered[max(sound)]
 
 
 def main(minutes: float, seed: int) -> bool:
@@ -165,18 +183,15 @@ def main(minutes: float, seed: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="smmcl_soak_") as name:
         os.environ["DETECTRON2_DATASETS"] = name
         whole, struck = (pathlib.Path(name) / part for part in ("whole", "struck"))
-        run_alone(pathlib.Path(name) / "pairs", 20)  # draws the pairs
-        at = time.monotonic()
-        run_alone(pathlib.Path(name) / "timed", 120)
-        rate = 120 / (time.monotonic() - at)
-        iterations = max(200, round(minutes * 60 / 4 * rate))
-        used = run_alone(whole, iterations)
+        until = began + minutes * 60 * 2 / 3
+        faults = run_with_faults(struck, until=until, moments=moments, pause=min(15, minutes))
+        counts = collections.Counter(faults)
+        newest = periodic(struck)
+        used = run_alone(whole / newest.name)
         quarter = len(used) // 4
         early, late = map(statistics.median, (used[quarter : 2 * quarter], used[-quarter:]))
-        counts = collections.Counter(
-            run_with_faults(struck, iterations, moments=moments, pause=min(15, minutes * 60 / 60))
-        )
-        ends = [torch.load(path / "model_final.pth", weights_only=True) for path in (whole, struck)]
+        ends = [torch.load(path / newest.name, weights_only=True) for path in (whole, struck)]
+        iterations = 1 + int(newest.stem.removeprefix("model_"))
     a, b = (end["model"] | end["trainer"]["hooks"]["WeightAverage"] for end in ends)
     are_equal = a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     is_flat = late <= early * (1 + MAX_GROWTH)
@@ -197,4 +212,4 @@ if __name__ == "__main__":
         sys.exit(not main(**vars(parser.parse_args())))
     finally:
         for left in multiprocessing.active_children():  # Ctrl-C does not reach their group
-            os.killpg(left.pid, signal.SIGKILL)
+            end(left)
