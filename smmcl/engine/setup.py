@@ -56,7 +56,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_labels([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     check_result_folders(cfg)
     cfg = with_iterations(with_device(cfg))
-    if text is not None:  # Detectron2 would look for a file of that name
+    if text is not None or not pathlib.Path(args.config_file).is_file():
+        # Detectron2 would look for a file of that name; the config as a whole is logged anyway.
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with _short_console(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())):
         default_setup(cfg, args)
