@@ -5,12 +5,16 @@ Shape shorthand in this module:
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from smmcl.modeling.head.mlp_head import MLPHead
+from smmcl.modeling.layers.cpu import DepthwiseConv, MixConv, PointConv
 from smmcl.modeling.layers.norm import FrozenNorm
+from smmcl.modeling.layers.resize import resize
 from smmcl.modeling.streams.mscan import MSCAN, Block, ConvMLP, Sum
 
 # Most hidden channels of an MLP that are computed at once, by stage: of a pair of 480x640 a map of
@@ -19,32 +23,70 @@ PART_WIDTHS = (64, 256, 1024, 4096)
 
 
 # What oneDNN calls them, with their bounds.
-ACTIVATIONS = {nn.GELU: ("gelu", [], "none"), nn.ReLU6: ("hardtanh", [0.0, 6.0], "")}
+ACTIVATIONS = {
+    nn.GELU: ("gelu", [], "none"),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
+    nn.Identity: ("none", [], ""),
+}
+PLAIN = (nn.Conv2d, PointConv, DepthwiseConv)  # they differ in training only
 
 
-class ActivatedConv(nn.Module):
-    """A convolution that on a CPU applies its activation to each piece of the map as it is made."""
+class PackedConv(nn.Conv2d):
+    """A convolution that on a CPU keeps its weight in oneDNN's own layout.
 
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
-        self.activation = activation
+    It applies its activation to each piece of the map as it is made. Without the layout, which
+    torch makes anew at every call, two lite0 streams and their head take 1.4 times as long for
+    240x320 pixels in float32 and 1.2 times in bfloat16 (CPU time of one thread, AMD EPYC).
+    """
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None = None) -> None:
+        super().__init__(
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
+            conv.dilation, conv.groups, conv.bias is not None, device="meta",
+        )  # fmt: skip
+        self.weight, self.bias = conv.weight, conv.bias
+        self.activation = activation or nn.Identity()
+        self.packed: dict[torch.dtype, tuple[tuple, Tensor, Tensor | None]] = {}
 
     def forward(self, feature: Tensor) -> Tensor:
-        conv, dtype = self.conv, self.conv.weight.dtype
+        dtype = self.weight.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
         is_captured = torch.compiler.is_compiling()  # an exported file runs where oneDNN is not
-        if is_captured or conv.weight.device.type != "cpu" or not _is_fused(dtype):
-            return self.activation(conv(feature))
-        # oneDNN's own, as torch.compile calls it; autocast does not know it. Without it two lite0
-        # streams and their head take 1.05 times as long for 240x320 pixels and 1.13 for 480x640,
-        # MSCAN-B's 1.05 (medians on one thread of an AMD EPYC with AVX512-BF16).
+        is_learned = torch.is_grad_enabled() and feature.requires_grad
+        on_cpu = feature.device.type == self.weight.device.type == "cpu"
+        if is_captured or is_learned or not on_cpu or not _is_fused(dtype):
+            return self.activation(super().forward(feature))
+        # oneDNN's own, as torch.compile calls it; autocast does not know it.
         return torch.ops.mkldnn._convolution_pointwise(
-            feature.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype),
-            conv.padding, conv.stride, conv.dilation, conv.groups,
+            feature.to(dtype), *self._packed(dtype, feature.shape),
+            self.padding, self.stride, self.dilation, self.groups,
             *ACTIVATIONS[type(self.activation)],
         )  # fmt: skip
+
+    def _packed(self, dtype: torch.dtype, size: torch.Size) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias in a type; the layout suits the first size, and serves any other."""
+        weight, bias = self.weight, self.bias
+        state = (weight.data_ptr(), None if weight.is_inference() else weight._version)
+        if dtype not in self.packed or self.packed[dtype][0] != state:
+            layout = torch.ops.mkldnn._reorder_convolution_weight(
+                weight.to(dtype), self.padding, self.stride, self.dilation, self.groups, [*size]
+            )
+            self.packed[dtype] = (state, layout, bias if bias is None else bias.to(dtype))
+        return self.packed[dtype][1:]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": {}}  # of tensors that can be neither copied nor saved
+
+
+class ResizedSum(nn.Module):
+    """What a `MixConv` is once its weight is part of its maps' projections."""
+
+    def forward(self, maps: list[tuple[Tensor, nn.Module]]) -> Tensor:
+        """Maps (N, ., ., .) with their projections to (N, channels, h, w) of the last one."""
+        size = maps[-1][0].shape[-2:]
+        first, *others = (resize(projection(feature), size) for feature, projection in maps)
+        return sum(others, start=first)
 
 
 def _is_fused(dtype: torch.dtype) -> bool:
@@ -81,9 +123,14 @@ def fold(model: nn.Module, *, dtype: torch.dtype = torch.float32) -> nn.Module:
                         _activate(block.attention, "project_in")
                         for part in block.mlp:
                             _activate(part, "depthwise")
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.to(dtype)
+        if isinstance(module, MLPHead) and isinstance(module.mix[1], MixConv):
+            _fold_mix(module)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d):
+                child.to(dtype)
+            if type(child) in PLAIN and child.padding_mode == "zeros":
+                setattr(module, name, PackedConv(child))
     return model
 
 
@@ -91,18 +138,30 @@ def _fold_sequence(layers: nn.Sequential) -> None:
     """A norm, then an activation goes into the convolution before it, which takes its place."""
     for i in range(1, len(layers)):
         conv = layers[i - 1]
-        if not isinstance(conv, nn.Conv2d):
+        if not isinstance(conv, nn.Conv2d) or isinstance(conv, PackedConv):
             continue
         if isinstance(layers[i], (nn.BatchNorm2d, FrozenNorm)):
             layers[i - 1], layers[i] = nn.Identity(), fuse_conv_bn_eval(conv, layers[i])
-        elif type(layers[i]) in ACTIVATIONS:
-            layers[i - 1], layers[i] = nn.Identity(), ActivatedConv(conv, layers[i])
+        elif type(layers[i]) in ACTIVATIONS and type(conv) in PLAIN:
+            layers[i - 1], layers[i] = nn.Identity(), PackedConv(conv, layers[i])
 
 
 def _activate(module: nn.Module, name: str) -> None:
     """The module's activation goes into its convolution of this name."""
-    setattr(module, name, ActivatedConv(getattr(module, name), module.activation))
+    setattr(module, name, PackedConv(getattr(module, name), module.activation))
     module.activation = nn.Identity()
+
+
+def _fold_mix(head: MLPHead) -> None:
+    """The mix goes into the projections before it, once and not for every pair."""
+    mix = head.mix[1]
+    parts = mix.weight.flatten(1).split([p.out_channels for p in head.projections][::-1], dim=1)
+    for projection, part in zip(reversed(head.projections), parts, strict=True):
+        projection.weight.data = (part @ projection.weight.flatten(1))[..., None, None]
+        projection.bias.data = part @ projection.bias
+        projection.out_channels = len(part)
+    head.projections[-1].bias += mix.bias  # once in the sum
+    head.mix[1] = ResizedSum()
 
 
 def _fold_block(block: Block) -> None:

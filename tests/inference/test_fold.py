@@ -10,6 +10,8 @@ from torch import nn
 from smmcl.config import build_config
 from smmcl.engine.trainer import Trainer
 from smmcl.inference.fold import fold
+from smmcl.modeling.head.mlp_head import MLPHead
+from smmcl.modeling.layers.cpu import MixConv
 from smmcl.modeling.layers.norm import FrozenNorm, freeze_norms
 from smmcl.modeling.streams.base import build_stream
 from smmcl.modeling.streams.mscan import Block
@@ -48,11 +50,12 @@ def test_an_activation_within_its_convolution(activation: nn.Module, dtype: torc
         layers[1].bias[::2] += 6  # so that ReLU6 meets its upper bound
     feature = torch.randn(2, 8, 9, 12).to(dtype)
     folded = fold(layers, dtype=dtype)
-    assert [type(layer).__name__ for layer in folded] == ["Identity", "Identity", "ActivatedConv"]
+    assert [type(layer).__name__ for layer in folded] == ["Identity", "Identity", "PackedConv"]
     low = torch.float64 if dtype == torch.float64 else torch.bfloat16
     with torch.inference_mode():
         wanted = layers.double()(feature.double())
-        conv = copy.deepcopy(folded[2].conv).double()
+        conv = copy.deepcopy(folded[2]).double()
+        conv.activation = nn.Identity()
         for parameter in conv.parameters():
             parameter.abs_()
         sizes = conv(feature.double().abs())  # of all terms of each sum, without their signs
@@ -65,6 +68,43 @@ def test_an_activation_within_its_convolution(activation: nn.Module, dtype: torc
             terms = conv.weight[0].numel() * torch.finfo(torch.float32).eps
             bound = 1.13 * (2 * torch.finfo(used).eps + terms) * sizes
             assert ((output.double() - wanted).abs() < bound).all()
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_packed_weight_serves_every_size_and_follows_its_parameter(groups: int) -> None:
+    packed = fold(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=groups)))[0]
+    plain = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+    plain.load_state_dict(packed.state_dict())
+    for size in ((1, 8, 6, 7), (3, 8, 1, 2), (2, 8, 33, 40)):
+        feature = torch.randn(size)
+        with torch.inference_mode():
+            torch.testing.assert_close(packed(feature), plain(feature))
+    torch.testing.assert_close(copy.deepcopy(packed)(feature), plain(feature))
+    with torch.no_grad():
+        for module in (packed, plain):
+            module.weight.mul_(2)
+        torch.testing.assert_close(packed(feature), plain(feature))
+    packed(feature.requires_grad_()).sum().backward()
+    assert feature.grad.abs().sum() > 0
+
+
+def test_a_norm_behind_an_activation_stays() -> None:
+    layers = shake(nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU6(), nn.BatchNorm2d(4)))
+    feature = 9 * torch.randn(1, 2, 5, 5)
+    torch.testing.assert_close(fold(layers)(feature), layers(feature))
+
+
+def test_the_mix_of_the_mlp_head_is_taken_once() -> None:
+    head = shake(
+        MLPHead(
+            in_features=["res2", "res3"], in_channels=[3, 5], channels=8, num_classes=4,
+            dropout=0.1, ignore_value=255,
+        )
+    ).double()  # fmt: skip
+    features = {"res2": torch.randn(2, 3, 8, 9).double(), "res3": torch.randn(2, 5, 4, 5).double()}
+    folded = fold(fold(head, dtype=torch.float64), dtype=torch.float64)
+    torch.testing.assert_close(folded(features)[0], head(features)[0])
+    assert not [module for module in folded.modules() if isinstance(module, MixConv)]
 
 
 @pytest.mark.parametrize(
