@@ -1,9 +1,11 @@
 """The examples are short, and they run as they stand."""
 
 import importlib.util
+import json
 import math
 import pathlib
 import re
+import sys
 import types
 
 import cv2
@@ -164,7 +166,7 @@ def write_video(path: pathlib.Path, num_frames: int) -> str:
 def test_live_labels_pairs_of_frames_until_one_video_ends(
     flag, dtype, tmp_path, capsys, monkeypatch
 ) -> None:
-    assert len((EXAMPLES / "live.py").read_text().splitlines()) <= 80
+    assert len((EXAMPLES / "live.py").read_text().splitlines()) <= 120
     live = load("live")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {flag: True}, raising=False)
     fold, folded = live.fold, []
@@ -172,15 +174,49 @@ def test_live_labels_pairs_of_frames_until_one_video_ends(
         live, "fold", lambda model, *, dtype: folded.append(dtype) or fold(model, dtype=dtype)
     )
     config = EXAMPLES.parent / "configs/synthetic_night.yaml"
-    model = build_model(build_config(str(config), ["MODEL.DEVICE", "cpu"]))
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
+    cfg = build_config(str(config), ["MODEL.DEVICE", "cpu"])
+    checkpoint = str(tmp_path / "model.pth")
+    torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump()}, checkpoint)
     videos = write_video(tmp_path / "rgb.avi", 3), write_video(tmp_path / "heat.avi", 2)
     output = tmp_path / "labels.avi"
-    assert live.main(str(config), str(tmp_path / "model.pth"), *videos, str(output)) > 0
+    assert live.main(checkpoint, *videos, str(output)) > 0
     assert folded == [dtype]
     assert "pairs/s" in capsys.readouterr().out
     written = cv2.VideoCapture(str(output))
     assert [written.read()[0] for _ in range(3)] == [True, True, False]
     assert written.get(cv2.CAP_PROP_FRAME_WIDTH) == 320
     with pytest.raises(SystemExit, match="is no video or camera"):
-        live.main(str(config), str(tmp_path / "model.pth"), "none.avi", videos[1])
+        live.main(checkpoint, "none.avi", videos[1])
+
+
+def test_live_runs_an_exported_file(tmp_path, monkeypatch) -> None:
+    live, asked = load("live"), []
+    facts = {"inputs": {"auxiliary": ["N", 3, "H", "W"]}, "colors": [[0, 0, 0]] * 256}
+    (tmp_path / "model.onnx.json").write_text(json.dumps(facts))
+
+    class Stand:
+        """OpenVINO's parts in one; as labels it gives the auxiliary image."""
+
+        def read_model(self, path: str) -> "Stand":
+            assert path == str(tmp_path / "model.onnx")
+            return self
+
+        def reshape(self, shapes: dict) -> None:
+            self.shapes = shapes
+
+        def create_infer_request(self) -> "Stand":
+            return self
+
+        def infer(self, inputs: dict) -> dict:
+            assert {name: list(image.shape) for name, image in inputs.items()} == self.shapes
+            asked.append(inputs)
+            return {"labels": inputs["auxiliary"][:, 2].astype(np.int64)}
+
+    openvino = types.ModuleType("openvino")
+    openvino.Core, openvino.compile_model = Stand, lambda network, *options: network
+    monkeypatch.setitem(sys.modules, "openvino", openvino)
+    videos = write_video(tmp_path / "rgb.avi", 3), write_video(tmp_path / "heat.avi", 2)
+    output = tmp_path / "labels.avi"
+    assert live.main(str(tmp_path / "model.onnx"), *videos, str(output)) > 0
+    assert [round(inputs["auxiliary"].mean()) for inputs in asked] == pytest.approx([0, 40], abs=2)
+    assert cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FRAME_COUNT) == 2
