@@ -1,6 +1,8 @@
 """Charts as SVG elements that take the color of the page around them."""
 
 import io
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from matplotlib.figure import Figure
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK = "#010203"  # replaced by the page's color
 WIDTH = 5.0  # inches: a phone shows the text at its size
+MAX_HEIGHT = 9.0  # of a printed page
+TITLE_LENGTH = 46  # letters of a line that WIDTH holds
 STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color"), INK),
@@ -44,16 +48,30 @@ def lines(runs: Sequence[Sequence[tuple[float, float]]], *, title: str, x: str, 
         for place, points in enumerate(runs):
             if points:
                 axes.plot(*zip(*points, strict=True), color=color_of(place), marker="o", ms=3)
-        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.set(title=_wrapped(title), xlabel=x, ylabel=y)
         axes.grid()
         return _svg(figure, title)
+
+
+def of_a_page(values: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+    """Parts of about the same length, the bars of each no higher than a printed page."""
+    step = _bar_group(max(map(len, values.values())))
+    count = math.ceil(len(values) * step / (MAX_HEIGHT - 0.8))
+    length, names = math.ceil(len(values) / count), [*values]
+    starts = range(0, len(names), length)
+    return [{name: values[name] for name in names[i : i + length]} for i in starts]
+
+
+def _bar_group(count: int) -> float:
+    """Inches for the bars of so many runs and the gap below them."""
+    return 0.15 + 0.16 * count
 
 
 def bars(values: Mapping[str, Sequence[float | None]], *, title: str, x: str) -> Markup:
     """Draws a group of horizontal bars for each name, one bar a run, values 0..100."""
     count = max(map(len, values.values()))
     with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, 0.8 + len(values) * (0.15 + 0.16 * count)), layout="constrained")
+        figure = Figure((WIDTH, 0.8 + len(values) * _bar_group(count)), layout="constrained")
         axes = figure.subplots()
         for place, run in enumerate(zip(*values.values(), strict=True)):
             places = [group + (place - (count - 1) / 2) * 0.8 / count for group in range(len(run))]
@@ -61,11 +79,15 @@ def bars(values: Mapping[str, Sequence[float | None]], *, title: str, x: str) ->
             drawn = axes.barh(places, widths, height=0.7 / count, color=color_of(place))
             texts = ["-" if value is None else f"{value:.1f}" for value in run]
             axes.bar_label(drawn, texts, padding=3, fontsize=8)
-        axes.set(title=title, xlabel=x, xlim=(0, 108), ylim=(len(values) - 0.5, -0.5))
+        axes.set(title=_wrapped(title), xlabel=x, xlim=(0, 108), ylim=(len(values) - 0.5, -0.5))
         axes.set_xticks(range(0, 101, 20))
         axes.set_yticks(range(len(values)), list(values))
         axes.grid(axis="x")
         return _svg(figure, title)
+
+
+def _wrapped(title: str) -> str:
+    return "\n".join(textwrap.wrap(title, TITLE_LENGTH))
 
 
 def _svg(figure: Figure, title: str) -> Markup:

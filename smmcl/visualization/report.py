@@ -5,6 +5,7 @@ The template beside this file escapes all text; only the charts come as markup.
 
 import base64
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,13 +50,15 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
         runs: evaluated on at least one common dataset.
         num_pairs: pairs to draw from each end of the ranking; 0 draws none and needs no model.
     """
-    template = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("smmcl.visualization", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("report.html.j2")
+    )
+    environment.filters |= {"short": short, "breakable": breakable}
+    template = environment.get_template("report.html.j2")
     datasets, (groups, scores) = shared_datasets(runs), score_table(runs)
     return template.render(
         names=[run.name for run in runs],
@@ -79,6 +82,16 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
             run.name: path.read_text() for run in runs if (path := run.folder / "cost.md").is_file()
         },
     )
+
+
+def short(text: str) -> str:
+    """The text, of each path in it the last two parts alone."""
+    return re.sub(r"\S*/(?=[^/\s]+/[^/\s]+)", "", text)
+
+
+def breakable(text: str) -> Markup:
+    """The text, which may be broken between the parts of names and paths."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/:])(?=\w)", text))
 
 
 def score_table(runs: Sequence[Run]) -> tuple[dict[str, list[str]], list[list[Cell]]]:
@@ -129,13 +142,14 @@ def draw_charts(runs: Sequence[Run]) -> Iterator[Markup]:
     for name in shared_datasets(runs):
         curves = [measured.get(("all", "mean"), []) for measured in robustness(runs, name)]
         if any(curves):
-            words = {"title": f"Mean of all corruptions on {name}", "x": "Severity"}
+            words = {"title": f"Mean of all corruptions on {short(name)}", "x": "Severity"}
             yield charts.lines(curves, y="mIoU (%)", **words)
     for name in shared_datasets(runs):
         results = [run.evaluations[name]["results"][TASK] for run in runs]
         classes = runs[0].evaluations[name]["classes"]
         values = {one: [result.get(f"IoU-{one}") for result in results] for one in classes}
-        yield charts.bars(values, title=f"IoU by class on {name}", x="IoU (%)")
+        for part in charts.of_a_page(values):
+            yield charts.bars(part, title=f"IoU by class on {short(name)}", x="IoU (%)")
 
 
 def confusions(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:

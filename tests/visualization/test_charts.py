@@ -1,8 +1,9 @@
 """Charts: titles, axes, a line or bar for each run, and names that are text."""
 
+import re
 from xml.etree import ElementTree
 
-from smmcl.visualization.charts import COLORS, bars, lines
+from smmcl.visualization.charts import COLORS, MAX_HEIGHT, bars, lines, of_a_page
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -31,6 +32,23 @@ def test_bars_have_a_number_for_each_run_and_class() -> None:
     found = texts(chart)
     assert {"car", "bus", "IoU", "percent", "100.0", "12.3", "0.0", "-"} <= set(found)
     assert count(chart, 0) == count(chart, 1) == 2
+
+
+def test_bars_of_many_classes_fit_a_page() -> None:
+    values = {f"c{i}": [1.0, 2.0] for i in range(40)}
+    parts = of_a_page(values)
+    assert {name: part[name] for part in parts for name in part} == values
+    assert [len(part) for part in parts] == [14, 14, 12]
+    height = re.search(r'height="([\d.]+)pt"', bars(parts[0], title="a", x="b"))[1]
+    assert float(height) <= 72 * MAX_HEIGHT
+    assert of_a_page({"car": [1.0]}) == [{"car": [1.0]}]
+
+
+def test_a_long_title_has_several_lines() -> None:
+    title = f"IoU by class on {'long_' * 20}"
+    chart = bars({f"c{i}": [1.0] for i in range(9)}, title=title, x="%")
+    assert title not in texts(chart)
+    assert title.replace(" ", "") in "".join(texts(chart)).replace(" ", "")
 
 
 def test_names_are_text() -> None:

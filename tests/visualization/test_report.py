@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from smmcl.visualization import report
-from smmcl.visualization.report import confusions, make_report, score_table
+from smmcl.visualization.report import breakable, confusions, make_report, score_table, short
 from smmcl.visualization.runs import read_runs
 
 DATASET = "streets_val"
@@ -150,7 +150,7 @@ def test_pictures_are_separate_so_that_they_can_stack(evaluated, monkeypatch) ->
     monkeypatch.setattr(report, "draw_pairs", lambda *_, **__: found)
     monkeypatch.setattr(report, "legend", lambda _: {"road": "#804080"})
     text = make_report(read_runs([evaluated("a")]), num_pairs=1)
-    (panels,) = re.findall(r'<div class="panels">(.*?)</div>', text, flags=re.DOTALL)
+    (panels,) = re.findall(r'<div class="panels"[^>]*>(.*?)</div>', text, flags=re.DOTALL)
     assert re.findall("<figcaption>(.*?)</figcaption>", panels) == ["visible", "truth", "truth"]
     assert panels.count("<figure><img") == 3
     assert re.sub(r"\s+", " ", text).count("Pair 7: mIoU a 12.3") == 1
@@ -173,3 +173,9 @@ def test_pictures_are_not_shrunk(size) -> None:
     data = report._data_url(image).partition(",")[2]
     width, height = Image.open(io.BytesIO(base64.b64decode(data))).size
     assert (height % size[0], width % size[1]) == (0, 0)
+
+
+def test_paths_are_short_and_may_be_broken() -> None:
+    assert short("/home/me/yard/dataset.yaml:val: mIoU") == "yard/dataset.yaml:val: mIoU"
+    assert short("mfnet_test") == "mfnet_test"
+    assert breakable("a_b/c.yaml: <d>") == "a_<wbr>b/<wbr>c.<wbr>yaml: &lt;d&gt;"
