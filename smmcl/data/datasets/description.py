@@ -60,7 +60,10 @@ class Description:
 def read_description(path: str | Path) -> Description:
     """Reads and checks a dataset file; the keys that it has replace those of its `_BASE_`."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"dataset file {path} does not exist. datasets/README.md has one.")
+        raise FileNotFoundError(
+            f"dataset file {path} does not exist. Correct the path, or write one by "
+            "`smmcl new-dataset FOLDER`."
+        )
     try:
         facts = {key: value for layer in read_layers(path) for key, value in layer.items()}
     except ValueError as error:

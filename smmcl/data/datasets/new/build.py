@@ -126,8 +126,9 @@ def _choose(
         how = "their names say so" if by_name else "a guess by what the first one stores"
         plan.sentences.append(f"{part} images: {group}; {how}.")
     if "visible" not in chosen:
+        found = "; ".join(map(str, [*chosen.values(), *spare]))
         raise ValueError(
-            f"none of the images in {folder} look like visible ones: {'; '.join(map(str, spare))}. "
+            f"none of the images in {folder} look like visible ones: {found}. "
             "Give --visible a folder or a pattern, such as --visible 'cam0/*.png'."
         )
     if spare:

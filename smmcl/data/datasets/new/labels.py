@@ -41,6 +41,8 @@ class Classes:
 def read_names(given: str) -> Classes:
     """Names by commas, or a file with one name a line, each with "red green blue" or none."""
     if not Path(given).is_file():
+        if "/" in given or Path(given).suffix in (".txt", ".csv", ".yaml", ".yml", ".json"):
+            raise FileNotFoundError(f"--classes {given} is no file. Correct the path.")
         return Classes([name.strip() for name in given.split(",") if name.strip()])
     lines = [line.strip() for line in Path(given).read_text(encoding="utf-8-sig").splitlines()]
     if Path(given).suffix in (".yaml", ".yml"):

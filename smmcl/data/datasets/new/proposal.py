@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,9 @@ class Proposal:
     sentences: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
 
+    def add_command(self, *words: object) -> None:
+        self.commands.append(shlex.join(["smmcl", *map(str, words)]))
+
 
 def propose_splits(paired: Pairing, plan: Proposal) -> dict[str, list[str]]:
     """Names of pairs by split: by the folders that say so, else the last fifth is `val`."""
@@ -52,10 +56,10 @@ def propose_splits(paired: Pairing, plan: Proposal) -> dict[str, list[str]]:
         count = len(names) // VAL_SHARE or min(1, len(names) - 1)
         end = len(names) - count
         splits |= {"train": names[:end], **({"val": names[end:]} if count else {})}
-        held = f"the last {count}, {names[end]} to {names[-1]}, are val" if count else "no val"
+        held = f"the last {count} are val, from {names[end]} on" if count else "no val"
         plan.sentences.append(
-            f"splits: the first {end} pairs are train, {held}; in blocks, because neighbors in a "
-            "sequence look alike. Edit the lists to change it."
+            f"splits: the first {end} of {len(names)} pairs are train, {held}; in blocks, because "
+            "neighbors in a sequence look alike. Edit the lists to change it."
         )
     return splits
 
@@ -100,10 +104,11 @@ def propose_config(
     """The config, and the next three commands."""
     file, name = output / "dataset.yaml", output.resolve().name
     held = next((s for s in ("val", "valid", "validation", "test", *splits) if s in splits), "")
-    predicted = f"--dataset {file}:{held} --output output/{name}/predictions"
-    plan.commands.append(f"smmcl check {file} --sheet output/{name}/sheet.png")
+    results = Path("output", name)
+    predicted = ["--dataset", f"{file}:{held}", "--output", results / "predictions"]
+    plan.add_command("check", file, "--sheet", results / "sheet.png")
     if not any("label" in files for files in paired.pairs.values()):
-        plan.commands.append(f"smmcl predict --checkpoint CHECKPOINT {predicted}")
+        plan.add_command("predict", "--checkpoint", "CHECKPOINT", *predicted)
         return
     train = next((s for s in splits if s.startswith("train")), next(iter(splits)))
     num_train, size = len(splits[train]), read_size(next(iter(paired.pairs.values()))["visible"])
@@ -121,13 +126,11 @@ def propose_config(
                                 for most, side in zip(CROP, size, strict=True)]},
         "SOLVER": {"IMS_PER_BATCH": batch, "BASE_LR": LEARNING_RATE, "MAX_ITER": NUM_ITERATIONS,
                    "EPOCHS": 0, "WARMUP_EPOCHS": 0, "WARMUP_ITERS": NUM_ITERATIONS // 20},
-        "OUTPUT_DIR": f"output/{name}",
+        "OUTPUT_DIR": str(results),
     }  # fmt: skip
     plan.texts[output / "config.yaml"] = dump_yaml(config)
-    plan.commands += [
-        f"smmcl train --config-file {output / 'config.yaml'}",
-        f"smmcl predict --checkpoint output/{name}/model_final.pth {predicted}",
-    ]
+    plan.add_command("train", "--config-file", output / "config.yaml")
+    plan.add_command("predict", "--checkpoint", results / "model_final.pth", *predicted)
 
 
 def _base(facts: Mapping[str, Any], plan: Proposal) -> str:

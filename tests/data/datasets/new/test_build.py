@@ -1,6 +1,7 @@
 """A folder becomes a dataset file by guesses that are told; the rest ends as a sentence."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -175,8 +176,28 @@ def test_numbers_of_no_single_width_are_no_names(tmp_path) -> None:
 
 def test_a_single_pair_has_no_val(tmp_path) -> None:
     _, told = make(lay(tmp_path, "rgb/{:d}.png", "th/{:d}.png", "label/{:d}.png", count=1))
-    assert "the first 1 pairs are train, no val" in told
+    assert "the first 1 of 1 pairs are train, no val" in told
     assert len(build_config(str(tmp_path / "config.yaml")).DATASETS.TEST) == 0
+
+
+def test_the_commands_can_be_pasted(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = lay(Path("a b's"), "rgb/{:d}.png", label="label/{:d}.png", count=2)
+    check, train, _ = propose(folder, output=folder).commands
+    assert shlex.split(check)[:3] == ["smmcl", "check", "a b's/dataset.yaml"]
+    assert shlex.split(train) == ["smmcl", "train", "--config-file", "a b's/config.yaml"]
+
+
+def test_no_visible_images(tmp_path) -> None:
+    save(tmp_path / "th/0.png", heat(0))
+    with pytest.raises(ValueError, match=r"look like visible ones: th/\*\.png \(1 files\)\. Give"):
+        propose(tmp_path, output=tmp_path)
+
+
+def test_a_missing_file_of_classes_is_no_class(tmp_path) -> None:
+    lay(tmp_path, "rgb/{:d}.png", label="label/{:d}.png", count=2)
+    with pytest.raises(FileNotFoundError, match=r"--classes names\.txt is no file"):
+        propose(tmp_path, output=tmp_path, classes="names.txt")
 
 
 @pytest.mark.parametrize(("place", "words"), [("none", "is no folder"), (".", "holds no images")])
