@@ -1,8 +1,8 @@
 """The command `smmcl NAME ...` and the guard of all tools: a user's mistake ends as a sentence.
 
-The user's are ValueError, OSError, a KeyError that is a sentence, and a loss that is not finite;
-all else is a fault of the program. What the engines report by assertion is raised as ValueError
-where they are called.
+The user's are ValueError, OSError, a KeyError that is a sentence, a loss that is not finite, and a
+module that an extra installs; all else is a fault of the program. What the engines report by
+assertion is raised as ValueError where they are called.
 """
 
 import ast
@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from smmcl import MISSING
 from smmcl.files.paths import shipped_folder
 
 # What each command runs: a file of tools/ and its first arguments.
@@ -58,7 +59,13 @@ def main() -> None:
     spec = importlib.util.spec_from_file_location("__main__", tool_file(file))
     sys.modules["__main__"] = module = importlib.util.module_from_spec(spec)
     module.__spec__ = None
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in MISSING:
+            raise
+        sys.stderr.write(f"error: {MISSING[error.name]}\n")
+        raise SystemExit(2) from None
 
 
 def _usage() -> str:
@@ -95,6 +102,8 @@ def run(main: Callable[[], object]) -> None:
 
 def user_message(error: Exception) -> str | None:
     """What to tell the user, in one line, or None when the fault is not the user's."""
+    if isinstance(error, ModuleNotFoundError):
+        return MISSING.get(error.name)
     if not isinstance(error, ValueError | KeyError | OSError | FloatingPointError):
         return None
     name, text = type(error).__name__, str(error)

@@ -5,6 +5,7 @@ import logging
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -82,6 +83,30 @@ def test_an_unknown_command_is_refused(monkeypatch, capsys) -> None:
         command(monkeypatch, "trian")
     assert leaving.value.code == 2
     assert "no command 'trian'. Use train, experiments, evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "beginning"),
+    [
+        ("sys.argv = ['smmcl', 'check', 'x']; from smmcl.cli import main; main()", "error: "),
+        ("from smmcl import Predictor", "ModuleNotFoundError: "),
+    ],
+)
+def test_a_missing_opencv_is_told_with_the_extra(code: str, beginning: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['cv2'] = None; {code}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode
+    words = "OpenCV is missing: pip install 'smmcl[headless]'"
+    assert done.stderr.splitlines()[-1].startswith(beginning + words)
+
+
+def test_a_missing_extra_is_told() -> None:
+    told = user_message(ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript"))
+    assert told == "ONNX is missing: pip install 'smmcl[export]'."
+    assert user_message(ModuleNotFoundError("No module named 'smmcl.x'", name="smmcl.x")) is None
 
 
 def test_success_passes_silently(capsys: pytest.CaptureFixture) -> None:
