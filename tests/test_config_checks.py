@@ -188,6 +188,13 @@ def test_a_value_that_the_command_line_replaces_is_not_held_against_the_file(tmp
     assert cfg.SOLVER.CHECKPOINT_PERIOD == 10
 
 
+def test_the_file_is_named_also_where_it_disagrees_with_a_default(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, "MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0, 4.0]")
+    words = re.escape(f"{path}: the default sets MODEL.PIXEL_STD to 3 values, but PIXEL_MEAN has 4")
+    with pytest.raises(ValueError, match=words):
+        build_config(path)
+
+
 def test_a_whole_number_stands_for_a_float(tmp_path: pathlib.Path) -> None:
     assert build_config(write(tmp_path, "INPUT.FLIP", "1")).INPUT.FLIP == 1.0
     cfg = build_config("synthetic_night.yaml", ["INPUT.FLIP", "0"])

@@ -126,10 +126,8 @@ class RunCheckpointer(DetectionCheckpointer):
     def _candidates(self) -> Iterator[pathlib.Path]:
         """The checkpoint named as the last, then what else a run can go on from, newest first."""
         folder = pathlib.Path(self.save_dir or "nowhere")
-        try:
-            name = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            name = ""
+        tag = folder / "last_checkpoint"
+        name = tag.read_bytes().decode(errors="replace").strip() if tag.is_file() else ""
         named = [folder / name] if RESUMABLE.fullmatch(name) else []
         yield from named
         others = [path for path in folder.glob("model_*.pth") if RESUMABLE.fullmatch(path.name)]

@@ -10,7 +10,7 @@ from typing import Any
 from smmcl.evaluation.report import Report
 from smmcl.evaluation.robustness import Robustness
 from smmcl.files.json import read_json_lines
-from smmcl.files.yaml import as_keys, leaves, read_yaml
+from smmcl.files.yaml import as_config, as_keys, leaves, read_yaml
 from smmcl.weights.files import read_file
 
 Curve = list[tuple[float, float]]  # (iteration or severity, value)
@@ -100,7 +100,7 @@ def _read_run(folder: Path, name: str) -> Run:
             "that was evaluated, or evaluate it: tools/train_net.py --eval-only."
         )
     config = folder / "config.yaml"
-    stored = as_keys(read_yaml(config), config) if config.is_file() else {}
+    stored = as_config([as_keys(read_yaml(config), config)], config) if config.is_file() else {}
     return Run(name, folder, dict(leaves(stored)), _read_curves(folder), evaluations, robustness)
 
 

@@ -32,6 +32,15 @@ def test_round_trip_names_the_engine(tmp_path: pathlib.Path) -> None:
     assert rest["engine"].split()[0] in ("detectron2", "builtin")
 
 
+@pytest.mark.parametrize("name", ["../other/model_0000005.pth", "model_best.pth", "x" * 5000, "."])
+def test_a_last_checkpoint_of_another_folder_or_kind_is_not_taken(tmp_path, name: str) -> None:
+    for folder in ("run", "other"):
+        RunCheckpointer(nn.Linear(2, 2), str(tmp_path / folder)).save("model_0000005")
+    (tmp_path / "run/last_checkpoint").write_text(name)
+    run = RunCheckpointer(nn.Linear(2, 2), str(tmp_path / "run"))
+    assert run.get_checkpoint_file() == str(tmp_path / "run/model_0000005.pth")
+
+
 def test_a_torn_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog) -> None:
     checkpointer = RunCheckpointer(model(), str(tmp_path))
     for iteration in (9, 19):

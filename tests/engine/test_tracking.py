@@ -57,6 +57,22 @@ def test_columns_are_added_and_repeated_rows_leave(tmp_path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("lines", ["loss\n0.5\n", "iteration,loss\n1,0.5,7\n", "", "\n\n"])
+def test_rows_of_another_form_are_left_out(tmp_path, lines: str) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(lines)
+    write(CsvWriter(path), 19, loss=2.0)
+    assert rows_of(path) == [{"iteration": "19", "loss": "2.0"}]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"iteration\n" + b"9" * 200_000])
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content: bytes) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"metrics\.csv cannot be read as a table.* Move it away"):
+        write(CsvWriter(path), 19, loss=2.0)
+
+
 def train(cfg, *, resume: bool) -> None:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=resume)

@@ -110,3 +110,20 @@ def test_files_hold_the_same_numbers(measured, tmp_path):
     assert [cell.strip() for cell in line.split("|")[4:7]] == ["80.00", "79.00", "75.00"]
     assert Image.open(folder / "robustness.png").size == (1350, 600)
     assert "severity" in (folder / "robustness.svg").read_text()
+
+
+def test_an_interrupted_measurement_has_no_mean_yet(tmp_path) -> None:
+    spoilt = {Condition("visible", "noise", s): {"sem_seg": 30.0 - s} for s in (1, 3)}
+    spoilt[Condition("visible", "blur", 1)] = {"sem_seg": 20.0}
+    measured = Robustness({"dataset": "night"}, {"sem_seg": 31.0}, spoilt)
+    measured.save_scores(tmp_path)
+    curves = Robustness.read(tmp_path / "robustness.json").curves("sem_seg")
+    assert curves["visible", "noise"] == [(0, 31.0), (1, 29.0), (3, 27.0)]
+    assert curves["all", "mean"] == []
+
+
+def test_a_spoiled_file_is_named(tmp_path) -> None:
+    path = tmp_path / "robustness.json"
+    path.write_text(json.dumps({"protocol": {"dataset": "night"}, "clean": {}, "conditions": []}))
+    with pytest.raises(ValueError, match=r"robustness\.json, 'clean' has no key 'sem_seg'"):
+        Robustness.read(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from of_texts import spoiled
+from of_texts import spoiled_file
 from PIL import Image
 from torch import nn
 from worker import Kind
@@ -71,7 +71,7 @@ def write_annotations(draw: random.Random, folder: Path) -> Path:
     (folder / "rgb").mkdir()
     Image.new("RGB", (24, 16)).save(folder / "rgb/a.png")
     path = folder / "a.json"
-    path.write_bytes(spoiled(draw, draw.choice((COCO, LABELME)), json.dumps))
+    path.write_bytes(spoiled_file(draw, draw.choice((COCO, LABELME)), json.dumps))
     return path
 
 
@@ -101,7 +101,7 @@ def write_results(draw: random.Random, folder: Path) -> Path:
     for path, (tree, dump) in files.items():
         path.write_text(dump(tree))
     path = draw.choice([*files])
-    path.write_bytes(spoiled(draw, *files[path]))
+    path.write_bytes(spoiled_file(draw, *files[path]))
     return path
 
 
@@ -131,7 +131,7 @@ def write_resumed(draw: random.Random, folder: Path) -> Path:
     for path, (tree, dump) in files.items():
         path.write_text(dump(tree))
     path = draw.choice([*files])
-    path.write_bytes(spoiled(draw, *files[path]))
+    path.write_bytes(spoiled_file(draw, *files[path]))
     return path
 
 
@@ -165,7 +165,7 @@ def write_grid(draw: random.Random, folder: Path) -> Path:
     for path, (tree, dump) in files.items():
         path.write_text(dump(tree))
     path = draw.choice([*files])
-    path.write_bytes(spoiled(draw, *files[path]))
+    path.write_bytes(spoiled_file(draw, *files[path]))
     return path
 
 

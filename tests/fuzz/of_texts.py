@@ -69,7 +69,7 @@ def _write_pairs(folder: Path) -> None:
         (folder / name).write_text("\n".join(IDS))
 
 
-def spoiled(draw: random.Random, tree: Any, dump: Any) -> bytes:
+def spoiled_file(draw: random.Random, tree: Any, dump: Any) -> bytes:
     """A tree whose values are wrong, or a text whose lines, encoding or bytes are."""
     if draw.random() < 0.6:
         tree = spoil_tree(draw, tree)
@@ -87,7 +87,7 @@ def write_list(draw: random.Random, folder: Path) -> Path:
     (folder / "dataset.yaml").write_text(yaml.safe_dump(DATASET))
     lines = [f"rgb/{name}.png\tids/{name}.png" if draw.random() < 0.3 else name for name in IDS]
     path = folder / draw.choice(("train.txt", "l.txt"))
-    path.write_bytes(spoiled(draw, lines, lambda tree: "\n".join(map(str, _as_list(tree)))))
+    path.write_bytes(spoiled_file(draw, lines, lambda tree: "\n".join(map(str, _as_list(tree)))))
     return path
 
 
@@ -101,9 +101,11 @@ def write_dataset(draw: random.Random, folder: Path) -> Path:
     if draw.random() < 0.2:  # based on a sound file, on itself, or on what is spoiled
         (folder / "base.yaml").write_text(yaml.safe_dump(DATASET))
         base = draw.choice(("base.yaml", "dataset.yaml", ["base.yaml"] * 40, "rgb", "/dev/zero"))
-        path.write_bytes(spoiled(draw, {"_BASE_": base, "classes": ["a", "b"]}, yaml.safe_dump))
+        path.write_bytes(
+            spoiled_file(draw, {"_BASE_": base, "classes": ["a", "b"]}, yaml.safe_dump)
+        )
     else:
-        path.write_bytes(spoiled(draw, DATASET, yaml.safe_dump))
+        path.write_bytes(spoiled_file(draw, DATASET, yaml.safe_dump))
     return path
 
 
@@ -118,7 +120,7 @@ def read_dataset(path: Path) -> None:
 
 def write_config(draw: random.Random, folder: Path) -> Path:
     path = folder / "config.yaml"
-    path.write_bytes(spoiled(draw, CONFIG, yaml.safe_dump))
+    path.write_bytes(spoiled_file(draw, CONFIG, yaml.safe_dump))
     return path
 
 
@@ -154,7 +156,7 @@ def write_predictions(draw: random.Random, folder: Path) -> Path:
         if draw.random() < 0.3:
             spoiled = spoil_bytes(draw, counts).decode("latin-1")
             entry["segmentation"] = {**entry["segmentation"], "counts": spoiled}
-    path.write_bytes(spoiled(draw, entries, json.dumps))
+    path.write_bytes(spoiled_file(draw, entries, json.dumps))
     return path
 
 

@@ -1,5 +1,7 @@
 """What is read of runs, and every difference that a reader must know of."""
 
+import json
+
 import pytest
 import torch
 
@@ -105,3 +107,19 @@ def test_runs_need_a_dataset_in_common(evaluated) -> None:
     runs = read_runs([evaluated("a"), evaluated("b", dataset="others_val")])
     with pytest.raises(ValueError, match="no dataset in common"):
         shared_datasets(runs)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("protocol", {}), ("results", []), ("pairs", {"0": "x"}), ("confusion", {"sem_seg": [[1]]})],
+)
+def test_a_spoiled_evaluation_is_named(evaluated, key: str, value: object) -> None:
+    path = evaluated("a") / f"inference/{DATASET}/evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match=r"a/inference/streets_val/evaluation\.json"):
+        read_runs([path.parents[2]])
+
+
+def test_a_config_of_odd_keys_is_named(evaluated) -> None:
+    with pytest.raises(ValueError, match=r"config\.yaml has the key 1 in MODEL, which is"):
+        read_runs([evaluated("a", config="MODEL: {1: 2}\n")])

@@ -126,7 +126,7 @@ def _region(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> np
         inside = decode_rle(region)
         if inside.shape != size:
             raise ValueError(f"it is {inside.shape}, but its image {size}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{path}: the segmentation of annotation {annotation.get('id')} cannot be drawn: "
             f"{error}. Export it again."
@@ -166,7 +166,7 @@ def _fill(shape: dict[str, Any], size: tuple[int, int], path: Path) -> np.ndarra
         )
     try:
         points = _points(shape.get("points"), size, 3 if kind == "polygon" else 2)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"{path}: a {kind} of {shape['label']} cannot be drawn: {error}. Draw it again."
         ) from error

@@ -354,6 +354,7 @@ def test_coco_with_boxes_alone(tmp_path) -> None:
         ([[4, 4, 20, 4, 20, 1e9]], "far outside"),
         ([[4, 4, 20, 4, 20, float("nan")]], "far outside"),
         ([["a"] * 6], "cannot be drawn"),
+        ([[4, 4, 20, 4, 20, 10**400]], "cannot be drawn"),
         (["a", SQUARE], "cannot be drawn"),
         (7, "cannot be drawn"),
     ],
