@@ -26,6 +26,7 @@ LAYERS = {
     "smmcl.modeling.contrastive.momentum": 0,
     "smmcl.evaluation.confusion": 0,
     "smmcl.data.hha": 0,
+    "smmcl.data.appearance.motion": 0,
     "smmcl.data.appearance.saliency": 0,
     "smmcl.data.datasets.synthetic.raycast": 0,
     "smmcl.data.datasets.synthetic.indoor": 0,
@@ -53,7 +54,11 @@ LAYERS = {
     "smmcl.register": 4,
     "tools": 5,
 }
-MATHEMATICS = [name for name, layer in LAYERS.items() if layer == 0 and name != "smmcl"]
+MATHEMATICS = [  # of a companion too, where it is here
+    name
+    for name, layer in LAYERS.items()
+    if layer == 0 and name != "smmcl" and list(ROOT.glob(f"{name.replace('.', '/')}*"))
+]
 
 
 def module_name(path: pathlib.Path) -> str:

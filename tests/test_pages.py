@@ -17,6 +17,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "datasets/README.md",
+    *sorted((ROOT / "configs").rglob("*.md")),
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:^|\s)(?:python3? )?tools/(\w+)\.py((?:[^\n\\]|\\\n)*)")
@@ -66,7 +67,13 @@ def unknown_options(page: pathlib.Path) -> list[str]:
     """Tools and options of commands that their sources do not name."""
     shared = "".join(
         (ROOT / f"smmcl/{name}.py").read_text()
-        for name in ("inference/named_model", "d2/builtin/setup", "engine/launch", "engine/setup")
+        for name in (
+            "inference/relight_files",
+            "inference/named_model",
+            "d2/builtin/setup",
+            "engine/launch",
+            "engine/setup",
+        )
     )
     found = []
     for tool, arguments in COMMAND.findall(page.read_text(encoding="utf-8")):

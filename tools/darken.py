@@ -38,7 +38,8 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     options = {"exposure": args.exposure, "has_noise": args.noise}
-    result = relight_all(args, options=options)
+    low, high = args.exposure
+    result = relight_all(args, options=options, wanted=low if low == high else None)
     print(describe(result, verb="darkened", output=args.output))
 
 

@@ -104,6 +104,16 @@ def load_frozen(cfg: CfgNode, key: str) -> nn.Module | None:
     return model
 
 
+def check_untested(cfg: CfgNode) -> None:
+    """Raises where a model without classes is to be evaluated, or to predict."""
+    if cfg.DATASETS.TEST:
+        raise ValueError(
+            f"a {cfg.MODEL.META_ARCHITECTURE} predicts no classes, so there is nothing to score on "
+            f"{', '.join(cfg.DATASETS.TEST)}. Leave DATASETS.TEST empty in its training; smmcl "
+            "darken and smmcl enhance apply it to images."
+        )
+
+
 def load_relighter(path: str, *, source: str, options: Iterable[str] = ()) -> nn.Module:
     """The trained model of a checkpoint that shows images in other light, by its `relight`.
 
@@ -135,9 +145,9 @@ def load_relighter(path: str, *, source: str, options: Iterable[str] = ()) -> nn
     return model
 
 
-def check_features(model: nn.Module, names: Sequence[str], key: str) -> None:
+def check_features(model: nn.Module | None, names: Sequence[str], key: str) -> None:
     """Raises where a model lacks features that a key names."""
-    shape = model.backbone.output_shape()
+    shape = model.backbone.output_shape() if model else names
     if unknown := sorted({*names} - {*shape}):
         raise ValueError(
             f"{key} names {', '.join(unknown)}, but the model has {', '.join(shape)}. "

@@ -1,7 +1,6 @@
 """Shows images in other light, file by file or frame by frame, by any model with `relight`.
 
-`relight(visible, *, seeds, **options)` takes RGB (N, 3, H, W) in 0..1 to the same. Names, folders,
-bit depth and alpha stay, so that a folder can stand in for the one it was made of.
+Names, folders, bit depth and alpha stay, so that a folder can stand in for the one it was made of.
 
 Shape shorthand in this module:
     H, W: height and width
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
@@ -28,6 +26,7 @@ from smmcl.files.pictures import Colors, read_colors
 from smmcl.files.video import VideoWriter, is_video
 from smmcl.inference.index import Index, identity, take_up
 from smmcl.inference.named_model import load_relighter
+from smmcl.inference.relight import relight_image
 from smmcl.inference.sources import Source, state_of
 from smmcl.visualization.panels import enlarge, panel
 from smmcl.weights.files import local_file
@@ -92,13 +91,9 @@ class FileRelighter:
         finally:
             self.index.close()
 
-    def relight(self, values: np.ndarray, *, name: str) -> np.ndarray:
-        """(H, W, 3) float32 in 0..1; what is drawn follows from the name."""
-        like = next(self.model.parameters())
-        image = torch.from_numpy(values.transpose(2, 0, 1).copy())[None].to(like)
-        seeds = [zlib.crc32(name.encode())]
-        relit = self.model.relight(image, seeds=seeds, **self.options)[0]
-        return relit.permute(1, 2, 0).cpu().numpy()
+    def _relight(self, image: np.ndarray, name: str) -> np.ndarray:
+        seed = zlib.crc32(name.encode())
+        return relight_image(self.model, image, seed=seed, options=self.options)
 
     def _file(self, record: Mapping[str, Any]) -> str:
         suffix = ".mp4" if self.source.video else Path(record["file_name"]).suffix
@@ -114,7 +109,7 @@ class FileRelighter:
 
     def _make(self, record: Mapping[str, Any]) -> dict[str, Any]:
         before = read_colors(record["file_name"], role="image")
-        after = self.relight(before.values, name=record["name"])
+        after = self._relight(before.values, record["name"])
         if before.is_gray:
             after = np.repeat(after.mean(axis=2, keepdims=True), 3, axis=2)
         file = self.output / self._file(record)
@@ -136,7 +131,7 @@ class FileRelighter:
         try:
             for frame in self.source.records():
                 before = frame["file_name"].astype(np.float32) / 255
-                after = self.relight(before, name=name)  # one draw for the whole clip
+                after = self._relight(before, name)  # one draw for the whole clip
                 writer.write(np.rint(255 * after).astype(np.uint8))
                 means.append((before.mean(), after.mean()))
         finally:
@@ -179,17 +174,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def relight_all(
-    args: argparse.Namespace, *, options: Mapping[str, Any], truth: str = ""
+    args: argparse.Namespace,
+    *,
+    options: Mapping[str, Any],
+    truth: str = "",
+    wanted: float | None = None,
 ) -> dict[str, float]:
     """What a tool does with those arguments.
 
     Args:
         options: of the model's `relight`.
         truth: place of images that the results are compared with.
+        wanted: mean brightness, if there is one.
 
     Returns:
-        Means over the images of what each entry says in numbers, and "images", "done" and "skipped"
-        as counts.
+        Means over the images of what each entry says in numbers, and of "off", how far from the
+        wanted brightness it is; "images", "done" and "skipped" as counts.
     """
     model = load_relighter(args.checkpoint, source="--checkpoint", options=options)
     source = named_source(args.input, args.output, truth=truth, limit=args.limit)
@@ -216,6 +216,8 @@ def relight_all(
         raise SystemExit(f"error: none of {skipped} images could be read")
     keys = [key for key, value in entries[0].items() if isinstance(value, float)]
     means = {key: float(np.mean([entry[key] for entry in entries])) for key in keys}
+    if wanted is not None:
+        means["off"] = float(np.mean([abs(e["brightness_after"] - wanted) for e in entries]))
     return {**means, "images": len(entries), "done": done, "skipped": skipped}
 
 
@@ -226,6 +228,8 @@ def describe(result: Mapping[str, float], *, verb: str, output: Path) -> str:
         f"{result['skipped']:g} skipped\nmean brightness {result['brightness_before']:.3f} before, "
         f"{result['brightness_after']:.3f} after"
     )
+    if "off" in result:
+        text += f", {result['off']:.3f} from the wanted one on average"
     if "psnr" in result:
         scores = "PSNR {psnr:.2f} dB, SSIM {ssim:.3f}, LOE {loe:.0f}".format(**result)
         text += f"\nagainst the truth: {scores}"

@@ -13,6 +13,7 @@ from smmcl.data.appearance.photometric import LIGHTS
 from smmcl.data.loader import Record, extends_training
 from smmcl.files.pairing import find_images, match_pairs
 from smmcl.inference.named_model import check_features, load_relighter
+from smmcl.inference.relight import Relit
 from smmcl.lowlight.regions import (
     AuxiliaryMask,
     BlockMask,
@@ -21,15 +22,8 @@ from smmcl.lowlight.regions import (
     RandomMask,
     SaliencyMask,
 )
-from smmcl.lowlight.relight import (
-    ExposureView,
-    GammaView,
-    RelightView,
-    Relit,
-    StoredView,
-    ViewSource,
-)
-from smmcl.modeling.contrastive.momentum import MomentumAlignment, map_projector, mlp
+from smmcl.lowlight.relight import ExposureView, GammaView, RelightView, StoredView, ViewSource
+from smmcl.modeling.contrastive.momentum import MomentumAlignment, align_features
 
 NIGHT = re.compile(r"(^|[^a-z])(night|dark|unlit)([^a-z]|$)")  # in names of sets, tasks and tags
 
@@ -41,8 +35,7 @@ def choose(choices: dict[str, Callable], name: str, key: str) -> Callable:
 
 
 def _relit(path: str, key: str, **options: Any) -> RelightView:
-    model = load_relighter(path, source=key, options=options)
-    return RelightView(model.cpu(), **options)
+    return RelightView(load_relighter(path, source=key, options=options).cpu(), **options)
 
 
 def build_view(cfg: CfgNode) -> ViewSource:
@@ -64,12 +57,12 @@ def build_night_view(cfg: CfgNode) -> ViewSource | None:
 
 
 def build_darkening(cfg: CfgNode) -> Relit:
-    """INPUT.LOW_LIGHT by a trained darkener."""
+    """INPUT.LOW_LIGHT by a trained darkener, at exposures as stage 2 of the paper draws them."""
     if cfg.INPUT.FORMAT != "RGB":
         raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}. A darkener needs 'RGB'.")
-    path, key = cfg.INPUT.LOW_LIGHT.CHECKPOINT, "INPUT.LOW_LIGHT.CHECKPOINT"
-    view = _relit(path, key, exposure=(0.0, 0.2))  # as stage 2 of the paper draws it
-    return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, view)
+    path, options = cfg.INPUT.LOW_LIGHT.CHECKPOINT, {"exposure": (0.0, 0.2)}
+    model = load_relighter(path, source="INPUT.LOW_LIGHT.CHECKPOINT", options=options)
+    return Relit(cfg.INPUT.LOW_LIGHT.PROBABILITY, model.cpu(), options)
 
 
 LIGHTS["darkener"] = build_darkening
@@ -91,19 +84,11 @@ def build_momentum(cfg: CfgNode, model: nn.Module) -> MomentumAlignment | None:
     node = cfg.MODEL.LIGHT_ADAPTER.MOMENTUM
     if not node.WEIGHT:
         return None
-    keys = list(node.KEY_FEATURES) or list(node.FEATURES)
-    if len(keys) != len(node.FEATURES):
-        raise ValueError(
-            f"MODEL.LIGHT_ADAPTER.MOMENTUM has {len(node.FEATURES)} FEATURES but {len(keys)} "
-            "KEY_FEATURES. Name one for each, or none."
-        )
-    check_features(model, [*node.FEATURES, *keys], "MODEL.LIGHT_ADAPTER.MOMENTUM")
-    shape = model.backbone.output_shape()
-    return MomentumAlignment(
-        model=model,
-        projectors={name: map_projector(shape[name].channels) for name in node.FEATURES},
-        predictors={name: mlp(128) for name in node.FEATURES},
-        key_features=dict(zip(node.FEATURES, keys, strict=True)),
+    check_features(model, [*node.FEATURES, *node.KEY_FEATURES], "MODEL.LIGHT_ADAPTER.MOMENTUM")
+    return align_features(
+        model,
+        node.FEATURES,
+        keys=node.KEY_FEATURES,
         direction=node.DIRECTION,
         momentum=node.DECAY,
     )
@@ -114,7 +99,8 @@ def check_adaptation(cfg: CfgNode) -> None:
     metric, night = cfg.TEST.BEST_METRIC, cfg.MODEL.LIGHT_ADAPTER.NIGHT
     sets = [name for name in cfg.DATASETS.TEST if metric.startswith(f"{name}/")]
     name = next(iter([*sets, *cfg.DATASETS.TEST]), "")
-    tags = {tag for record in _records(name) if metric for tag in record.get("tags", ())}
+    records = DatasetCatalog.get(name) if name and metric else ()
+    tags = {tag for record in records for tag in record.get("tags", ())}
     is_of_day = re.search(r"sem_seg_day/", metric)
     is_dark = any(NIGHT.search(tag) for tag in tags) and not is_of_day
     if metric and (NIGHT.search(metric.replace("_", " ")) or NIGHT.search(name) or is_dark):
@@ -129,10 +115,6 @@ def check_adaptation(cfg: CfgNode) -> None:
             "MODEL.LIGHT_ADAPTER.NIGHT.WEIGHT is set, but DATASETS.UNLABELED is empty. Name sets "
             "of night pairs there, or set the weight to 0."
         )
-
-
-def _records(name: str) -> list[Record]:
-    return DatasetCatalog.get(name) if name else []
 
 
 @extends_training

@@ -15,7 +15,7 @@ def add_darkener_config(cfg: CfgNode) -> None:
     _C.DARKENER.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     # Range of the wanted brightness of 0..1, drawn for each image.
     _C.DARKENER.EXPOSURE = [0.0, 0.5]
-    # Channels of the curve's network. IS_SIGNED lets it brighten, too, as the released code does.
+    # Channels of the curve's network. IS_SIGNED lets it brighten, too (released code).
     _C.DARKENER.WIDTH = 64
     _C.DARKENER.IS_SIGNED = False
     # Weights of the losses. Released code: EXPOSURE 10; FLEXIBILITY 5 for classification.

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
 from smmcl.engine.setup import changed
-from smmcl.inference.named_model import check_features, load_frozen
+from smmcl.inference.named_model import check_features, check_untested, load_frozen
 from smmcl.lowlight import photometric
 from smmcl.lowlight.alignment import cosine_similarity
 from smmcl.lowlight.curves import DarkeningCurve, noisy_exposure
 from smmcl.lowlight.view import View, preprocess
-from smmcl.modeling.wrapping import Frozen, check_model, images_of, unit_image, weighted
+from smmcl.modeling.wrapping import freeze, need_frozen, relit, weighted
 
 
 @META_ARCH_REGISTRY.register()
@@ -51,10 +51,7 @@ class Darkener(nn.Module):
             weights: of the losses, by name.
         """
         super().__init__()
-        self.frozen = None
-        if model is not None:
-            check_model(model)
-            self.frozen = Frozen(model)
+        self.frozen = freeze(model)
         self.curve = curve
         self.in_features = in_features
         self.weights = weights
@@ -63,10 +60,10 @@ class Darkener(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_untested(cfg)
         node = cfg.MODEL.DARKENER
         model = load_frozen(cfg, "MODEL.DARKENER.DAY_MODEL")
-        if model is not None:
-            check_features(model, node.IN_FEATURES, "MODEL.DARKENER.IN_FEATURES")
+        check_features(model, node.IN_FEATURES, "MODEL.DARKENER.IN_FEATURES")
         return {
             "curve": DarkeningCurve(width=node.WIDTH, is_signed=node.IS_SIGNED),
             "model": model,
@@ -90,21 +87,14 @@ class Darkener(nn.Module):
         """
         if not self.training:
             middle = [self.exposure_range.mean().item()] * 2
-            images = [
-                unit_image(x, self.exposure_range) for x in images_of(batched_inputs, "image")
-            ]
-            return [{"dark": self.relight(x, seeds=[0], exposure=middle)[0]} for x in images]
-        if self.frozen is None:
-            raise ValueError(
-                "MODEL.DARKENER.DAY_MODEL is empty. Set it to the checkpoint of a model that was "
-                "trained by day: a darkener is trained against one."
-            )
-        pair, view = preprocess(self.frozen.module, batched_inputs)
+            return [{"dark": image} for image in relit(self, batched_inputs, exposure=middle)]
+        frozen = need_frozen(self.frozen, "MODEL.DARKENER.DAY_MODEL")
+        pair, view = preprocess(frozen.module, batched_inputs)
         exposure = view.uniform(*self.exposure_range.tolist())  # (N, 1, 1, 1)
         dark, curve, scale = self.curve(view.image, exposure)  # (N, 3, H, W) each
         with torch.no_grad():
-            bright = self.frozen.features(pair)
-        dim = self.frozen.features(pair._replace(visible=dark))
+            bright = frozen.features(pair)
+        dim = frozen.features(pair._replace(visible=dark))
         compared = ([features[name] for name in self.in_features] for features in (bright, dim))
         losses = {
             "similarity": cosine_similarity(*compared),

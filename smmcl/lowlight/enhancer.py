@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
 from smmcl.engine.setup import changed
-from smmcl.inference.named_model import load_frozen
+from smmcl.inference.named_model import check_untested, load_frozen
 from smmcl.lowlight import photometric
 from smmcl.lowlight.curves import EnhancingCurve
 from smmcl.lowlight.view import preprocess
 from smmcl.modeling.perceptual import PerceptualFeatures, build_perceptual, gram_triplet_loss
-from smmcl.modeling.wrapping import Frozen, check_model, images_of, unit_image, weighted
+from smmcl.modeling.wrapping import freeze, images_of, need_frozen, relit, unit_image, weighted
 
 
 @META_ARCH_REGISTRY.register()
@@ -52,10 +52,7 @@ class Enhancer(nn.Module):
             ignore_value: label of void.
         """
         super().__init__()
-        self.frozen = None
-        if segmentor is not None:
-            check_model(segmentor)
-            self.frozen = Frozen(segmentor)
+        self.frozen = freeze(segmentor)
         self.curve = curve
         self.perceptual = perceptual
         self.ignore_value = ignore_value
@@ -63,6 +60,7 @@ class Enhancer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_untested(cfg)
         node = cfg.MODEL.ENHANCER
         segmentor = load_frozen(cfg, "MODEL.ENHANCER.SEGMENTOR")
         return {
@@ -88,17 +86,9 @@ class Enhancer(nn.Module):
             in training, losses by name, weighted; else one {"enhanced": (3, h, w) in 0..1} each.
         """
         if not self.training:
-            images = images_of(batched_inputs, "image")
-            return [
-                {"enhanced": self.relight(unit_image(x, next(self.parameters())))[0]}
-                for x in images
-            ]
-        if self.frozen is None:
-            raise ValueError(
-                "MODEL.ENHANCER.SEGMENTOR is empty. Set it to the checkpoint of a trained model: "
-                "an enhancer is trained with one."
-            )
-        pair, view = preprocess(self.frozen.module, batched_inputs, self.ignore_value)
+            return [{"enhanced": image} for image in relit(self, batched_inputs)]
+        frozen = need_frozen(self.frozen, "MODEL.ENHANCER.SEGMENTOR")
+        pair, view = preprocess(frozen.module, batched_inputs, self.ignore_value)
         enhanced, curves = self.curve(view.image)  # (N, 3, H, W), (N, 24, H, W)
         positive, negative = (
             _unpaired(batched_inputs, key, enhanced) for key in ("positive", "negative")
@@ -108,8 +98,8 @@ class Enhancer(nn.Module):
             (good, _), (bad, _) = self.perceptual(positive), self.perceptual(negative)
         style, kept = self.perceptual(enhanced)
         labels = view.need("labels")
-        features = self.frozen.features(pair._replace(visible=enhanced))
-        segmentation = self.frozen.module.losses(features, batched_inputs)
+        features = frozen.features(pair._replace(visible=enhanced))
+        segmentation = frozen.module.losses(features, batched_inputs)
         losses = {
             "exposure": photometric.exposure_triplet_loss(enhanced, positive, negative),
             "style": gram_triplet_loss(style, good, bad),

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smmcl.data.appearance.motion import moving
 from smmcl.data.appearance.saliency import spectral_residual
 from smmcl.lowlight.view import View
 
@@ -146,18 +147,6 @@ class TemporalMixture:
     deviations: float = 2.5  # a value further from a mode than these is not its
 
     def mask(self, view: View) -> Tensor:
-        import cv2  # an extra of this package, and only needed here
-
-        subtractor = cv2.createBackgroundSubtractorMOG2(
-            varThreshold=self.deviations**2, detectShadows=False
-        )
-        subtractor.setNMixtures(3)
-        subtractor.setBackgroundRatio(0.7)  # of the weight is in modes of the background
-        kernel = np.ones((3, 3), np.uint8)
-        keeps = []
-        for image in (255 * view.image).round().byte().permute(0, 2, 3, 1).cpu().numpy():
-            moving = subtractor.apply(image, learningRate=self.rate)  # (H, W)
-            moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, kernel)
-            moving = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, kernel)
-            keeps.append(torch.from_numpy(moving > 0))
-        return or_all(torch.stack(keeps)[:, None].to(view.image.device))
+        frames = (255 * view.image).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        keep = moving(frames, rate=self.rate, deviations=self.deviations)  # (N, H, W)
+        return or_all(torch.from_numpy(keep)[:, None].to(view.image.device))

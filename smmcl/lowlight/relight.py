@@ -10,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smmcl.data.mapper import channels_first
 from smmcl.lowlight.view import View
-from smmcl.modeling.wrapping import Frozen, images_of, pad, unit_image
+from smmcl.modeling.wrapping import Frozen, images_of, pad
 
 ViewSource = Callable[[View, list[dict]], Tensor]
 
@@ -77,23 +75,3 @@ class StoredView:
                 sizes = f"{tuple(image.shape)}, its image {tuple(record['image'].shape)}"
                 raise ValueError(f"A {self.key!r} image is {sizes}. Store both in one size.")
         return pad(images, view.image.shape[-2:]).to(view.image) / 255
-
-
-@dataclass(frozen=True)
-class Relit:
-    """A second view in place of the first, as INPUT.LOW_LIGHT makes it while it reads pairs."""
-
-    probability: float  # of a change
-    source: ViewSource
-
-    def __call__(
-        self, visible: np.ndarray, auxiliary: np.ndarray, generator: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if generator.random() >= self.probability:
-            return visible, auxiliary
-        view = View(
-            unit_image(channels_first(visible), torch.zeros(())),
-            seeds=[int(generator.integers(2**62))],
-        )
-        image = (255 * self.source(view, [])[0]).round().byte()  # (3, H, W)
-        return image.permute(1, 2, 0).numpy(), auxiliary

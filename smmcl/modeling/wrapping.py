@@ -43,6 +43,31 @@ class Frozen(nn.Module):
         return super()._apply(fn, recurse)
 
 
+def freeze(model: nn.Module | None) -> Frozen | None:
+    """A model that can be wrapped, frozen; None of None."""
+    if model is None:
+        return None
+    check_model(model)
+    return Frozen(model)
+
+
+def need_frozen(frozen: Frozen | None, key: str) -> Frozen:
+    """The frozen model of a training, which a key should have named."""
+    if frozen is None:
+        raise ValueError(
+            f"{key} is empty. Set it to the checkpoint of a trained model: this training compares "
+            "images by it."
+        )
+    return frozen
+
+
+def relit(model: nn.Module, inputs: list[dict], **options: Any) -> list[Tensor]:
+    """What a model with `relight` makes of each image, (3, h, w) in 0..1 each."""
+    like = next(model.parameters())
+    units = [unit_image(image, like) for image in images_of(inputs, "image")]
+    return [model.relight(unit, seeds=[0], **options)[0] for unit in units]
+
+
 def images_of(inputs: list[dict], key: str) -> list[Tensor]:
     """(3, h, w) of each input. They must be bytes: no other type tells what its white is."""
     for record in inputs:

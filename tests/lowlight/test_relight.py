@@ -1,6 +1,5 @@
 """Second views: what they do to light, and that a draw depends on an image's seed alone."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +7,7 @@ from torch import Tensor
 from smmcl.lowlight.curves import DarkeningCurve, EnhancingCurve
 from smmcl.lowlight.darkener import Darkener
 from smmcl.lowlight.enhancer import Enhancer
-from smmcl.lowlight.relight import ExposureView, GammaView, RelightView, Relit, StoredView
+from smmcl.lowlight.relight import ExposureView, GammaView, RelightView, StoredView
 from smmcl.lowlight.view import View
 
 
@@ -65,20 +64,6 @@ def test_exposure_by_hand() -> None:
 def test_options_that_do_not_fit_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"exposures 0 to 0\.5, but 0 to 0\.7 are wanted"):
         darkener_view(exposure=(0.0, 0.7))
-
-
-def test_reading_darkens_the_visible_image_alone() -> None:
-    rng = np.random.default_rng(0)
-    visible = rng.integers(0, 256, (24, 40, 3), dtype=np.uint8)
-    auxiliary = rng.integers(0, 256, (24, 40, 1), dtype=np.uint8)
-    for name in ("gamma", "exposure", "darkener"):
-        dark, other = Relit(1.0, SOURCES[name])(visible, auxiliary, np.random.default_rng(1))
-        assert other is auxiliary
-        assert (dark.shape, dark.dtype) == (visible.shape, np.uint8)
-        assert dark.mean() < 0.9 * visible.mean()
-        again, _ = Relit(1.0, SOURCES[name])(visible, auxiliary, np.random.default_rng(1))
-        assert np.array_equal(dark, again)
-    assert Relit(0.0, GammaView())(visible, auxiliary, np.random.default_rng(1))[0] is visible
 
 
 def test_frozen_curves_are_no_part_of_the_view() -> None:

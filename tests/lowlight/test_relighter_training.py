@@ -226,3 +226,22 @@ def test_style_needs_a_visible_stream_or_a_file(config_of, day_model, tmp_path) 
     assert isinstance(model.perceptual.frozen.module, VGG16)
     assert torch.equal(model.perceptual.frozen.module[0].weight, network[0].weight)
     assert isinstance(build_model(config_of("Enhancer", "own")).perceptual.frozen.module, nn.Module)
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_what_predicts_no_classes(kind, config_of, call_tool, tmp_path, capsys) -> None:
+    with pytest.raises(ValueError, match=f"a {kind} predicts no classes, .* score on few_val"):
+        build_model(config_of(kind, "tested", "DATASETS.TEST", "('few_val',)"))
+    final = train(config_of(kind, "run", "SOLVER.MAX_ITER", "1"))
+    image = DatasetCatalog.get("few_train")[0]["file_name"]
+    with pytest.raises(SystemExit):
+        call_tool("demo", "--checkpoint", final, "--input", image, "--output", tmp_path / "out")
+    assert f"a {kind} predicts no classes" in capsys.readouterr().err
+    right, wrong, said = ("darken", "enhance", "holds Darkener, which needs exposure")
+    if kind == "Enhancer":
+        right, wrong, said = ("enhance", "darken", "holds Enhancer, which takes no exposure")
+    call_tool(right, image, tmp_path / "out", "--checkpoint", final)
+    assert "1 " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call_tool(wrong, image, tmp_path / "out", "--checkpoint", final)
+    assert said in capsys.readouterr().err

@@ -99,6 +99,7 @@ def test_work_that_was_stopped_goes_on(call_tool, model, pictures, tmp_path, cap
     assert len(model.calls) == 6
     darken(call_tool, tmp_path, pictures, out, "--exposure", "0.3")  # other options, other images
     assert len(model.calls) == 11
+    assert re.search(r"after, 0\.0\d\d from the wanted one on average", capsys.readouterr().out)
     (seeds, options), (others, _) = model.calls[-1], model.calls[-2]
     assert options == {"exposure": (0.3, 0.3), "has_noise": False}
     assert seeds != others

@@ -7,7 +7,7 @@ Shape shorthand in this module:
     N: images     C: channels of a feature     H, W: its height and width     D: embedding size
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -119,3 +119,34 @@ class MomentumAlignment(nn.Module):
                 query = predictor(self.projectors[name](features[view][name]))  # (N, D)
                 losses.append(prediction_loss(query, key))
         return torch.stack(losses).mean()
+
+
+def align_features(
+    model: nn.Module,
+    names: Sequence[str],
+    *,
+    keys: Sequence[str] = (),
+    direction: str = "both",
+    momentum: float = 0.99,
+) -> MomentumAlignment:
+    """The alignment of maps of a model, by the channels that its backbone says they have.
+
+    Args:
+        names: of the maps.
+        keys: the maps that those predict, one each; none for the same ones.
+    """
+    keys = list(keys) or list(names)
+    if len(keys) != len(names):
+        raise ValueError(
+            f"Momentum alignment has {len(names)} FEATURES but {len(keys)} KEY_FEATURES. Name one "
+            "for each, or none."
+        )
+    shape = model.backbone.output_shape()
+    return MomentumAlignment(
+        model=model,
+        projectors={name: map_projector(shape[name].channels) for name in names},
+        predictors={name: mlp(128) for name in names},
+        key_features=dict(zip(names, keys, strict=True)),
+        direction=direction,
+        momentum=momentum,
+    )
