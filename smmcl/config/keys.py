@@ -53,11 +53,10 @@ def _add_input(cfg: CfgNode) -> None:
     _C.INPUT.PHOTOMETRIC = CfgNode()
     _C.INPUT.PHOTOMETRIC.STRENGTH = 0.0
     # Probability of darkening the visible image, and how: "camera" (less light, and its noise),
-    # "gamma" (a power of 2 to 6), or "darkener", a trained one's checkpoint (docs/lowlight.md).
+    # "gamma" (a power of 2 to 6), or "darkener" (docs/lowlight.md).
     _C.INPUT.LOW_LIGHT = CfgNode()
     _C.INPUT.LOW_LIGHT.PROBABILITY = 0.0
     _C.INPUT.LOW_LIGHT.NAME = "camera"
-    _C.INPUT.LOW_LIGHT.CHECKPOINT = ""
     # Probability of corrupting one image of a pair, and the corruptions to choose from;
     # smmcl/data/appearance/corruption.py lists them.
     _C.INPUT.CORRUPTION = CfgNode()

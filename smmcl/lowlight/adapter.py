@@ -99,6 +99,7 @@ class LightAdapter(nn.Module):
         cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.LIGHT_ADAPTER.META_ARCHITECTURE
         for name in ("LIGHT_ADAPTER", "DARKENER", "ENHANCER"):
             del cfg.MODEL[name]
+        del cfg.INPUT.LOW_LIGHT["CHECKPOINT"]
         cfg.IMPORTS = [name for name in cfg.IMPORTS if not name.startswith("smmcl.lowlight")]
         return cfg
 

@@ -8,6 +8,8 @@ from smmcl.lowlight.enhancer import Enhancer
 
 @extends_config
 def add_darkener_config(cfg: CfgNode) -> None:
+    # Checkpoint of INPUT.LOW_LIGHT.NAME "darkener".
+    cfg.INPUT.LOW_LIGHT.CHECKPOINT = ""
     _C = cfg.MODEL
     _C.DARKENER = CfgNode()
     # Checkpoint of the frozen model, trained by day; and its features that are to differ.

@@ -159,7 +159,7 @@ def test_views_of_the_adapter_by_checkpoint(config_of, tiny_config, tmp_path) ->
     final = train(tiny_config(tmp_path / "adapted", *keys, f"{view}CHECKPOINT", dark))
     text = state(final)["config"]
     assert build_config("it", text=text).MODEL.META_ARCHITECTURE == "MultiModalSegmentor"
-    assert not re.search("DARKENER|ENHANCER|lowlight", text)
+    assert not re.search("DARKENER|ENHANCER|CHECKPOINT:|lowlight", text)
     model = build_model(tiny_config(tmp_path / "parts", *keys, f"{view}CHECKPOINT", dark))
     assert isinstance(model.second_view, RelightView)
     assert isinstance(model.night_view, RelightView)
