@@ -21,7 +21,15 @@ from smmcl.lowlight import photometric
 from smmcl.lowlight.curves import EnhancingCurve
 from smmcl.lowlight.view import preprocess
 from smmcl.modeling.perceptual import PerceptualFeatures, build_perceptual, gram_triplet_loss
-from smmcl.modeling.wrapping import freeze, images_of, need_frozen, relit, unit_image, weighted
+from smmcl.modeling.wrapping import (
+    freeze,
+    images_of,
+    need_frozen,
+    relit,
+    segmentation_loss,
+    unit_image,
+    weighted,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -99,7 +107,6 @@ class Enhancer(nn.Module):
         style, kept = self.perceptual(enhanced)
         labels = view.need("labels")
         features = frozen.features(pair._replace(visible=enhanced))
-        segmentation = frozen.module.losses(features, batched_inputs)
         losses = {
             "exposure": photometric.exposure_triplet_loss(enhanced, positive, negative),
             "style": gram_triplet_loss(style, good, bad),
@@ -109,7 +116,9 @@ class Enhancer(nn.Module):
             "content": F.mse_loss(kept, content),
             "color": photometric.color_loss(enhanced),
             "smooth": photometric.total_variation(curves),
-            "segmentation": sum(segmentation.values()),
+            "segmentation": segmentation_loss(
+                frozen, features, batched_inputs, ignore_value=self.ignore_value
+            ),
         }
         return weighted(losses, self.weights)
 

@@ -68,6 +68,23 @@ def relit(model: nn.Module, inputs: list[dict], **options: Any) -> list[Tensor]:
     return [model.relight(unit, seeds=[0], **options)[0] for unit in units]
 
 
+def segmentation_loss(
+    frozen: Frozen, features: dict[str, Tensor], inputs: list[dict], *, ignore_value: int
+) -> Tensor:
+    """Mean cross-entropy of what a frozen segmentor infers; 0 where no pixel has a label.
+
+    Its own `losses` are those of training mode, in which it is not.
+    """
+    images = [{"image": record["image"]} for record in inputs]  # at their own size
+    total, count = 0, 0
+    for result, record in zip(frozen.module.infer(features, images), inputs, strict=True):
+        scores, labels = result["sem_seg"][None], record["sem_seg"][None]  # (1, K, h, w), (1, h, w)
+        labels = labels.to(scores.device)
+        total = total + F.cross_entropy(scores, labels, ignore_index=ignore_value, reduction="sum")
+        count = count + (labels != ignore_value).sum()
+    return total / count.clamp_min(1)
+
+
 def images_of(inputs: list[dict], key: str) -> list[Tensor]:
     """(3, h, w) of each input. They must be bytes: no other type tells what its white is."""
     for record in inputs:

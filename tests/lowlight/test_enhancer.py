@@ -97,7 +97,6 @@ def test_black_and_white_images(value: int, segmentor, unpaired) -> None:
     for record in unpaired:
         record["image"].fill_(value)
         record["sem_seg"].fill_(255 if value else 0)
-    segmentor.losses = lambda features, inputs: {"loss_sem_seg": features["fused"].mean()}
     model = enhancer_of(segmentor)
     losses = model(unpaired)
     sum(losses.values()).backward()

@@ -1,5 +1,6 @@
 """Darkener and enhancer from a config: the run, what its checkpoint holds and needs, the seams."""
 
+import math
 import pathlib
 import re
 import shutil
@@ -30,7 +31,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def day_model(tiny_config, tmp_path_factory) -> pathlib.Path:
     """The checkpoint of a model, of which nothing else is left."""
-    cfg = tiny_config(tmp_path_factory.mktemp("day"), "SEED", "1")
+    cfg = tiny_config(tmp_path_factory.mktemp("day"), "SEED", "1", "MODEL.CONTRAST.NAME", "")
     trainer = Trainer(cfg)
     trainer.checkpointer.save("day")
     (pathlib.Path(cfg.OUTPUT_DIR) / "config.yaml").unlink()
@@ -95,6 +96,10 @@ def test_every_loss_of_the_config_reaches_the_step(config_of) -> None:
         losses = model(next(iter(Trainer.build_train_loader(cfg))))
         assert {name.removeprefix("loss_") for name in losses} == set(model.WEIGHTS)
         assert all(loss.isfinite() for loss in losses.values())
+    # The frozen model is in evaluation mode, in which its head has no losses of its own.
+    (gradient,) = torch.autograd.grad(losses["loss_segmentation"], [*model.curve.parameters()][:1])
+    assert gradient.any()
+    assert 0.5 * math.log(9) < losses["loss_segmentation"] < 2 * math.log(9)  # of 9 classes
     cfg = config_of("Darkener", "heavier", "MODEL.DARKENER.WEIGHTS.COLOR", "50.0")
     assert build_model(cfg).weights == {**model_weights("Darkener"), "color": 50.0}
 
