@@ -21,15 +21,7 @@ from smmcl.lowlight import photometric
 from smmcl.lowlight.curves import EnhancingCurve
 from smmcl.lowlight.view import preprocess
 from smmcl.modeling.perceptual import PerceptualFeatures, build_perceptual, gram_triplet_loss
-from smmcl.modeling.wrapping import (
-    freeze,
-    images_of,
-    need_frozen,
-    relit,
-    segmentation_loss,
-    unit_image,
-    weighted,
-)
+from smmcl.modeling.wrapping import freeze, need_frozen, relit, resized, segmentation_loss, weighted
 
 
 @META_ARCH_REGISTRY.register()
@@ -99,26 +91,22 @@ class Enhancer(nn.Module):
         pair, view = preprocess(frozen.module, batched_inputs, self.ignore_value)
         enhanced, curves = self.curve(view.image)  # (N, 3, H, W), (N, 24, H, W)
         positive, negative = (
-            _unpaired(batched_inputs, key, enhanced) for key in ("positive", "negative")
+            resized(batched_inputs, key, enhanced) for key in ("positive", "negative")
         )
         with torch.no_grad():
             _, content = self.perceptual(view.image)
             (good, _), (bad, _) = self.perceptual(positive), self.perceptual(negative)
         style, kept = self.perceptual(enhanced)
-        labels = view.need("labels")
+        labels, void = view.need("labels"), {"ignore_value": self.ignore_value}
         features = frozen.features(pair._replace(visible=enhanced))
         losses = {
             "exposure": photometric.exposure_triplet_loss(enhanced, positive, negative),
             "style": gram_triplet_loss(style, good, bad),
-            "class": photometric.class_brightness_loss(
-                enhanced, labels, ignore_value=self.ignore_value
-            ),
+            "class": photometric.class_brightness_loss(enhanced, labels, **void),
             "content": F.mse_loss(kept, content),
             "color": photometric.color_loss(enhanced),
             "smooth": photometric.total_variation(curves),
-            "segmentation": segmentation_loss(
-                frozen, features, batched_inputs, ignore_value=self.ignore_value
-            ),
+            "segmentation": segmentation_loss(frozen, features, batched_inputs, **void),
         }
         return weighted(losses, self.weights)
 
@@ -126,10 +114,3 @@ class Enhancer(nn.Module):
     def relight(self, visible: Tensor, *, seeds: Sequence[int] = ()) -> Tensor:
         """Brightens images (N, 3, H, W) of 0..1; nothing is drawn."""
         return self.curve(visible)[0].clamp(0, 1)
-
-
-def _unpaired(inputs: list[dict], key: str, like: Tensor) -> Tensor:
-    """Images under a key in 0..1, resized to the batch: they show other scenes anyway."""
-    size = like.shape[-2:]
-    images = [unit_image(image, like) for image in images_of(inputs, key)]
-    return torch.cat([F.interpolate(image, size, mode="bilinear") for image in images])

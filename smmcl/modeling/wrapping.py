@@ -102,6 +102,12 @@ def unit_image(image: Tensor, like: Tensor) -> Tensor:
     return image[None].to(like) / 255
 
 
+def resized(inputs: list[dict], key: str, like: Tensor) -> Tensor:
+    """Images under a key in 0..1, brought to the size of a batch: (N, 3, H, W)."""
+    images = (unit_image(image, like) for image in images_of(inputs, key))
+    return torch.cat([F.interpolate(x, like.shape[-2:], mode="bilinear") for x in images])
+
+
 def pad(tensors: Sequence[Tensor], size: Sequence[int], value: float = 0) -> Tensor:
     """Stacks (..., h, w) to (N, ..., H, W), padded at the bottom and at the right."""
     margins = [(0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]) for x in tensors]
