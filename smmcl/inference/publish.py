@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from smmcl.d2 import CfgNode, DatasetCatalog, build_model
 from smmcl.engine.checkpoint import read_facts
+from smmcl.engine.grid import RECORD
 from smmcl.engine.setup import changed, load_weights, with_device
+from smmcl.evaluation.report import FORM
 from smmcl.files.atomic import atomic, write_text
+from smmcl.files.json import read_json
 from smmcl.files.paths import sha256
 from smmcl.inference.named_model import checkpoint_config
 from smmcl.weights.zoo import SUMS
 
+EVALUATED = {key: FORM[key] for key in ("protocol", "results")}  # of evaluation.json
 MAX_BYTES = 25_000_000  # of a file: all of them are in every clone and every wheel
 TOLERANCE = 0.1  # of the reproduced mIoU, in points: half precision, other processors
 # What training alone needs, and what depends on the machine.
@@ -97,7 +101,7 @@ def publish(checkpoint: str, output: Path, *, command: str, notes: str = "") -> 
         if size > MAX_BYTES:
             raise ValueError(f"{output} would have {size} bytes, more than {MAX_BYTES}.")
     sums = output.with_name(SUMS)
-    known = json.loads(sums.read_text(encoding="utf-8")) if sums.is_file() else {}
+    known = read_json(sums, {"*": str}) if sums.is_file() else {}
     digest = sha256(output)
     write_text(sums, json.dumps({**known, output.stem: digest}, indent=1, sort_keys=True) + "\n")
     values = {
@@ -131,14 +135,14 @@ def _evaluation(folder: Path, cfg: CfgNode) -> dict[str, Any]:
         for line in place.with_suffix(".md").read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ]
-    return {**json.loads(place.read_text(encoding="utf-8")), "table": "\n".join(table)}
+    return {**read_json(place, EVALUATED), "table": "\n".join(table)}
 
 
 def _of_training(cfg: CfgNode, model: nn.Module, folder: Path) -> dict[str, Any]:
     """The card's values of a run: its networks, data, length, and where it was computed."""
     names = [cfg.MODEL.PAIR[role].NAME or "none" for role in ("VISIBLE", "AUXILIARY")]
     record = folder / "experiment.json"
-    sessions = json.loads(record.read_text())["sessions"] if record.is_file() else []
+    sessions = read_json(record, RECORD)["sessions"] if record.is_file() else []
     sessions = [session for session in sessions if session["seconds"]]
     commits, machines = ({s[key]: 0 for s in sessions} for key in ("commit", "machine"))
     minutes = sum(session["seconds"] for session in sessions) / 60

@@ -18,7 +18,12 @@ from smmcl.weights.files import read_file
 
 DATASET = "synthetic_night_val@64x96"
 RESULTS = {"sem_seg": {"mIoU": 12.345, "IoU-road": 50.0}}
-PROTOCOL = {"pairs": "sem_seg 7", "precision": "float32", "checkpoint": "the run in /home/me"}
+PROTOCOL = {
+    "dataset": DATASET,
+    "pairs": "sem_seg 7",
+    "precision": "float32",
+    "checkpoint": "the run in /home/me",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,8 @@ def run(run_folder: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> p
     (place / "evaluation.md").write_text("- pairs: 7\n\n| task | mIoU |\n| sem_seg | 12.35 |")
     session = {"commit": "abc123", "machine": "a laptop", "seconds": 120}
     sessions = [session, {**session, "commit": "unused", "seconds": 0.0}]
-    (folder / "experiment.json").write_text(json.dumps({"sessions": sessions}))
+    record = {"sessions": sessions, "done": True, "config": {}}
+    (folder / "experiment.json").write_text(json.dumps(record))
     return folder
 
 
