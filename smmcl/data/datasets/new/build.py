@@ -18,7 +18,7 @@ from smmcl.data.datasets.new.pairs import (
     images_below,
     pair,
 )
-from smmcl.data.datasets.new.polygons import draw_labels
+from smmcl.data.datasets.new.polygons import draw_labels, has_polygons
 from smmcl.data.datasets.new.proposal import (
     Make,
     Proposal,
@@ -28,6 +28,7 @@ from smmcl.data.datasets.new.proposal import (
 )
 from smmcl.files.atomic import write_new_image, write_text
 from smmcl.files.images import decode, read_size
+from smmcl.files.pairing import NUM_NAMED
 
 
 def propose(
@@ -50,7 +51,7 @@ def propose(
         raise FileNotFoundError(f"{folder} is no folder. Name the one that holds your images.")
     plan = Proposal()
     given = {"visible": visible, "auxiliary": auxiliary, "label": labels}
-    jsons = _json_files(folder, labels)
+    jsons = _json_files(folder, labels, plan)
     groups = _choose(folder, {} if jsons else given, plan, given=given)
     named = label_files.read_names(classes) if classes else None
     kind = groups["auxiliary"].role if "auxiliary" in groups else ""
@@ -87,14 +88,21 @@ def write(plan: Proposal) -> None:
         write_text(path, text)
 
 
-def _json_files(folder: Path, labels: str) -> list[Path]:
-    """JSON files of polygons: those named, else those of the folder if it has no label images."""
+def _json_files(folder: Path, labels: str, plan: Proposal) -> list[Path]:
+    """JSON files of polygons: those named, else all of the folder, which win over label images."""
     if labels:
         place = folder / labels
         found = [place] if place.is_file() else sorted(place.glob("*.json"))
         found = found or sorted(folder.glob(labels))
         return [path for path in found if path.suffix == ".json"]
-    return sorted(path for path in folder.rglob("*.json") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+    found = [path for path in paths if has_polygons(path)]
+    if others := [str(path) for path in paths if path not in found]:
+        text = ", ".join(others[:NUM_NAMED]) + (", ..." if others[NUM_NAMED:] else "")
+        plan.sentences.append(
+            f"not used: JSON files that hold no polygons, or cannot be read: {text}."
+        )
+    return found
 
 
 def _choose(

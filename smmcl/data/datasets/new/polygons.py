@@ -47,6 +47,14 @@ def draw_labels(files: Sequence[Path]) -> tuple[Classes, dict[str, np.ndarray]]:
     return Classes(names, [], IGNORE, {}, [RULE]), labels
 
 
+def has_polygons(path: Path) -> bool:
+    """Whether a JSON file is one of COCO or labelme, rather than settings of a camera."""
+    try:
+        return not {"annotations", "shapes"}.isdisjoint(_load(path))
+    except ValueError:
+        return False
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8-sig"))

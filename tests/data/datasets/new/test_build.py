@@ -407,6 +407,16 @@ def test_labelme_shapes(tmp_path) -> None:
         propose(tmp_path, output=tmp_path)
 
 
+def test_json_files_of_other_kinds_are_left_alone(tmp_path) -> None:
+    lay(tmp_path, "rgb/{:d}.png", label="label/{:d}.png", count=2)
+    (tmp_path / "camera.json").write_text('{"focal": 518.8}')
+    (tmp_path / "broken.json").write_text("{")
+    facts, told = make(tmp_path)
+    assert facts["classes"] == ["class_0", "class_1", "class_2"]
+    assert "no polygons, or cannot be read: " in told
+    assert "broken.json, " in told
+
+
 @pytest.mark.parametrize(
     ("spoiled", "words"),
     [
