@@ -9,8 +9,8 @@ from typing import Any
 
 # A form is a type, the form of a list's entries in a list, or forms by key; "*" is any other key.
 Form = type | UnionType | list["Form"] | Mapping[str, "Form"]
-WORDS = {str: "a text", int: "a whole number", float: "a finite number", bool: "true or false"}
-MAX_NUMBER = 1e300  # sums stay finite
+WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+MAX_NUMBER = 2**53  # floats hold whole numbers up to it
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +52,11 @@ def check_form(value: Any, form: Form, place: str) -> None:
             raise ValueError(f"{place} has no key {key!r}. Make the file anew.")
         for key, entry in value.items():
             check_form(entry, form.get(key, form.get("*", object)), f"{place}, {key!r}")
-    elif form is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        _need(is_number and abs(value) < MAX_NUMBER, value, WORDS[form], place)
+    elif form in (int, float):
+        is_number = isinstance(value, int | form) and not isinstance(value, bool)
+        _need(is_number and abs(value) <= MAX_NUMBER, value, WORDS[form], place)
     else:
-        is_other_bool = isinstance(value, bool) and form is int
-        _need(isinstance(value, form) and not is_other_bool, value, WORDS.get(form, form), place)
+        _need(isinstance(value, form), value, WORDS.get(form, form), place)
 
 
 def _need(is_right: bool, value: Any, wanted: object, place: str) -> None:

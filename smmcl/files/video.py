@@ -5,6 +5,7 @@ Shape shorthand in this module:
 """
 
 import contextlib
+import errno
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,8 @@ class VideoWriter:
         self.path = Path(path)
         self.rate = rate
         self._writer: cv2.VideoWriter | None = None
+        self._partial = self.path
+        self._count = 0
         self._place = contextlib.ExitStack()
 
     def write(self, frame: np.ndarray) -> None:
@@ -114,12 +117,21 @@ class VideoWriter:
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2, ::-1]
         if self._writer is None:
             code = cv2.VideoWriter_fourcc(*"mp4v")
-            partial = self._place.enter_context(atomic(self.path))
+            self._partial = partial = self._place.enter_context(atomic(self.path))
             partial.open("wb").close()  # an error says why it cannot be written; OpenCV is silent
             self._writer = cv2.VideoWriter(str(partial), code, self.rate, frame.shape[1::-1])
         self._writer.write(np.ascontiguousarray(frame))
+        self._count += 1
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._place.close()
+        """Ends the file; raises OSError where it does not hold all frames."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        with self._place:
+            capture = cv2.VideoCapture(str(self._partial))
+            found = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            capture.release()
+            if found != self._count:  # OpenCV is silent about a full disk
+                words = f"{found} of {self._count} frames were written. Is the disk full?"
+                raise OSError(errno.EIO, words, str(self.path))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -70,3 +71,20 @@ def test_a_video_that_cannot_be_written_is_said(tmp_path: pathlib.Path) -> None:
     video.path.mkdir()
     with pytest.raises(OSError, match=r"folder\.mp4"):
         video.write(np.zeros((32, 48, 3), np.uint8))
+
+
+def test_a_video_on_a_full_disk_is_said_and_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    """OpenCV would leave a file that no player opens, and say nothing."""
+    writer = VideoWriter(tmp_path / "a.mp4")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), dtype=np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        for frame in noise:
+            writer.write(frame)
+        with pytest.raises(OSError, match=r"of 4 frames were written. Is the disk full\?") as error:
+            writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
