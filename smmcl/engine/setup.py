@@ -60,7 +60,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         # Detectron2 would look for a file of that name; the config as a whole is logged anyway.
         args = argparse.Namespace(**{**vars(args), "config_file": ""})
     with _short_console(setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())):
-        default_setup(cfg, args)
+        try:
+            default_setup(cfg, args)
+        except OSError as error:  # of config.yaml on a full disk, which the engine has open
+            error.filename = error.filename or cfg.OUTPUT_DIR
+            raise
     return cfg
 
 
