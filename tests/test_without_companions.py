@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-COPIED = ("smmcl", "tests", "tools", "configs", "docs", "datasets", "examples", "benchmarks")
+COPIED = ("smmcl", "tests", "tools", "configs", "docs", "datasets", "examples", "benchmarks", "zoo")
 COMPANIONS = ("smmcl/lowlight", "tests/lowlight", "configs/lowlight", "docs/lowlight.md",
               "configs/experiments/lowlight_*.yaml")  # fmt: skip
 SELECTION = (
