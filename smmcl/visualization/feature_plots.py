@@ -145,7 +145,7 @@ def draw_spaces(
         axes[0].set_title(title, fontsize=9)
         numbers[title] = _draw_space(axes, cells, labels, metadata=metadata)
     titles = (*rows, "mean cosine, visible over auxiliary")
-    for axis, title in zip(grid[:, 0], titles, strict=True):
+    for axis, title in zip(grid[:-1, 0], titles, strict=True):
         axis.set_ylabel(title, fontsize=8)
     styles = {stream: {"c": "0.5", "marker": marker} for stream, marker in MARKERS.items()}
     for i in np.unique(np.concatenate([labels for _, labels in columns.values()])):

@@ -318,9 +318,14 @@ def test_a_video_that_ends_early_leaves_what_was_drawn(
 def test_two_cameras(call_tool, run_folder, tmp_path, capsys, monkeypatch) -> None:
     videos = [write_video(tmp_path / f"{i}.mp4", num=3) for i in (0, 1)]
     opened, capture = [], cv2.VideoCapture
-    monkeypatch.setattr(
-        cv2, "VideoCapture", lambda place: opened.append(place) or capture(str(videos[place]))
-    )
+
+    def open_camera(place: int | str) -> cv2.VideoCapture:
+        if isinstance(place, str):  # the written file, which is checked
+            return capture(place)
+        opened.append(place)
+        return capture(str(videos[place]))
+
+    monkeypatch.setattr(cv2, "VideoCapture", open_camera)
     monkeypatch.chdir(tmp_path)
     places = ("--visible", 0, "--auxiliary", 1, "--limit", 2)
     for _ in range(2):  # a camera shows something else each time
