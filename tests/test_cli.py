@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import pathlib
 import shutil
 import signal
@@ -93,8 +94,10 @@ def test_an_unknown_command_is_refused(monkeypatch, capsys) -> None:
     ],
 )
 def test_a_missing_opencv_is_told_with_the_extra(code: str, beginning: str) -> None:
+    """On the embedded engine; Detectron2 without OpenCV is one of tests/d2/test_door.py's."""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.modules['cv2'] = None; {code}"],
+        env={**os.environ, "SMMCL_ENGINE": "builtin"},
         capture_output=True,
         text=True,
     )
