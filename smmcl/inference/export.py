@@ -6,6 +6,7 @@ Shape shorthand in this module:
 """
 
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -121,8 +122,11 @@ def write_program(
     """Writes a network as .pt2 or .onnx, and its facts into PATH.json and the file's metadata."""
     program = export_program(network, auxiliary_channels=auxiliary_channels)
     if path.suffix == ".pt2":
-        with atomic(path) as partial, partial.open("wb") as file:
-            torch.export.save(program, file)
+        # Not into the file: torch's writer ends the interpreter later if a disk is full.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        with atomic(path) as partial:
+            partial.write_bytes(buffer.getvalue())
     else:
         names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
         onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
