@@ -50,7 +50,7 @@ def test_the_rest_stays_green_without_the_companions(tmp_path: pathlib.Path) -> 
         lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
         page.write_text("".join(line for line in lines if "lowlight" not in line), encoding="utf-8")
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SMMCL_ENGINE": "builtin"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", *SELECTION]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
