@@ -83,8 +83,9 @@ def main() -> None:
     add_checkpoint(parser)
     parser.set_defaults(eval_only=True)
     parser.add_argument("--limit", type=int, help="number of pairs of each dataset")
-    parser.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
-    parser.add_argument("--failures", action="store_true",
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--quick", action="store_true", help="severities 1, 3 and 5 only")
+    kinds.add_argument("--failures", action="store_true",
                         help="dead, patchy and noisy sensors, as the benchmark of sensor failures "
                         "defines them (EMM, RMM, NM), in place of graded conditions")  # fmt: skip
     parser.add_argument("--condition-seed", type=int, default=0,
