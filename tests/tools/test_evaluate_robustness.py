@@ -91,3 +91,9 @@ def test_sensor_failures_have_a_table_of_their_own(call_tool, run_folder, tmp_pa
     wanted = (content["clean"]["sem_seg"] + dead["visible"] + dead["auxiliary"]) / 3
     assert means["EMM Avg"] == pytest.approx(wanted)
     assert dead["visible"] != dead["auxiliary"]
+
+
+def test_failures_have_no_severities(call_tool, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        call_tool("evaluate_robustness", "--failures", "--quick", "OUTPUT_DIR", tmp_path)
+    assert "--quick: not allowed with argument --failures" in capsys.readouterr().err
