@@ -41,6 +41,8 @@ def add_enhancer_config(cfg: CfgNode) -> None:
     _C.ENHANCER.BADLY_EXPOSED = [[0.02, 0.15], [0.8, 0.95]]
     # Channels of the curve's network.
     _C.ENHANCER.WIDTH = 32
+    # The maps of the curves are predicted on an image this many times smaller. Released code: 1.
+    _C.ENHANCER.SHRINK = 4
     # Weights of the losses. The released code's segmentation loss has no gradient: 0.
     _C.ENHANCER.WEIGHTS = _weights(Enhancer)
 

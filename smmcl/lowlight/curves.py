@@ -149,15 +149,23 @@ class DarkeningCurve(nn.Module):
 class EnhancingCurve(nn.Module):
     """SCL-LLE's enhancer: a dark image gives a bright one, which can leave 0..1, and its maps."""
 
-    def __init__(self, *, width: int = 32, num_steps: int = 8) -> None:
+    def __init__(self, *, width: int = 32, num_steps: int = 8, shrink: int = 1) -> None:
+        """
+        Args:
+            width, num_steps: channels of hidden layers, and steps of the curve.
+            shrink: the maps are predicted on an image this many times smaller, and enlarged.
+        """
         super().__init__()
         conv = partial(nn.Conv2d, kernel_size=3, padding=1)
         self.network = CurveNetwork(conv, (3, width, 3 * num_steps), depth=4)
         for layer in (*self.network.chain, *self.network.joins):
             nn.init.normal_(layer.weight, std=0.02)
         self.num_steps = num_steps
+        self.shrink = shrink
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) -> (N, 3, H, W), and the maps (N, 3 num_steps, H, W) in -1..1."""
-        curves = self.network(image).tanh()
+        size = image.shape[-2:]
+        small = F.adaptive_avg_pool2d(image, [-(-side // self.shrink) for side in size])
+        curves = F.interpolate(self.network(small).tanh(), size, mode="bilinear")
         return apply_curves(image, curves.chunk(self.num_steps, 1)), curves

@@ -64,7 +64,7 @@ class Enhancer(nn.Module):
         node = cfg.MODEL.ENHANCER
         segmentor = load_frozen(cfg, "MODEL.ENHANCER.SEGMENTOR")
         return {
-            "curve": EnhancingCurve(width=node.WIDTH),
+            "curve": EnhancingCurve(width=node.WIDTH, shrink=node.SHRINK),
             "segmentor": segmentor,
             "perceptual": segmentor and build_perceptual(segmentor, node.VGG),
             "weights": {name.lower(): weight for name, weight in node.WEIGHTS.items()},

@@ -13,14 +13,15 @@ def benchmark():
 
 def test_night_and_truth_show_one_scene(benchmark) -> None:
     for kind in ("camera", "lit", "unlit"):
-        for image, truth in benchmark.pictures(kind, 2, (64, 96)):
+        for image, truth, auxiliary, label in benchmark.pictures(kind, 2, (64, 96)):
             assert image.shape == truth.shape
+            assert auxiliary.shape == label.shape == (64, 96)
             assert image.mean() < 0.7 * truth.mean()
             if kind == "camera":
                 gray = [x.mean(axis=2).ravel() for x in (image, truth)]
                 assert np.corrcoef(*gray)[0, 1] > 0.5
     first, second = benchmark.pictures("lit", 2, (64, 96))
-    assert not np.array_equal(first[1], second[1])
+    assert not np.array_equal(first.truth, second.truth)
     night, day = (
         benchmark.night.render((64, 96), is_lit=True, rng=np.random.default_rng(5), daylight=light)
         for light in (None, benchmark.DAYLIGHT)

@@ -174,6 +174,18 @@ def test_enhancer_starts_near_the_identity() -> None:
     torch.testing.assert_close(enhanced, image, rtol=0, atol=0.2)
 
 
+def test_a_shrunk_enhancer_sees_the_whole_image() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 30, 50)
+    brighter = image.clone()
+    brighter[..., 40:] = 1
+    for shrink, reaches in ((1, False), (8, True)):
+        model = EnhancingCurve(shrink=shrink)
+        before, after = (model(x)[1][..., 0] for x in (image, brighter))
+        assert before.shape == (1, 24, 30)
+        assert torch.equal(before, after) != reaches
+
+
 def test_gradients_of_the_curve() -> None:
     image = torch.rand(1, 3, 2, 2).double().requires_grad_()
     curve = torch.rand(1, 3, 2, 2).double().requires_grad_()
