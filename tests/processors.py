@@ -1,6 +1,7 @@
 """Runs the fast suite as other processors, thread counts and Pythons would: `make test-processors`.
 
 Every setting alone, the others as they are. A setting above this machine is skipped, and said.
+`python tests/processors.py NAME ...` runs those settings only, as the output names them.
 """
 
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -64,26 +66,47 @@ def is_green(name: str, *, python: str = sys.executable, **variables: str) -> bo
     return done.returncode == 0
 
 
-def main() -> None:
-    LOGS.mkdir(parents=True, exist_ok=True)
-    flags, verdicts = torch.cpu.get_capabilities(), {}
+def run_levels(is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
+    flags = torch.cpu.get_capabilities()
     for variable, levels in LEVELS.items():
         for level, flag in levels.items():
             name = f"{variable}={level}"
-            if flags.get(flag):
-                verdicts[name] = is_green(name, **{variable: level})
-            else:
+            if is_wanted(name) and flags.get(flag):
+                yield name, is_green(name, **{variable: level})
+            elif is_wanted(name):
                 print(f"{name:40} skipped: this processor has no {flag}", flush=True)
+
+
+def run_thread_counts(is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
     for count in ("1", "2"):
         name = f"OMP_NUM_THREADS={count}"
-        verdicts[name] = is_green(name, OMP_NUM_THREADS=count)
+        if is_wanted(name):
+            yield name, is_green(name, OMP_NUM_THREADS=count)
+
+
+def run_pythons(is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
     for version in PYTHONS:
-        python, name = environment_of(version), f"python{version}"
+        name = f"python{version}"
+        if not is_wanted(name):
+            continue
+        python = environment_of(version)
         if python is None:
             print(f"{name:40} skipped: it is not here", flush=True)
         elif python != sys.executable:  # else it has just run, on one thread
-            verdicts[name] = is_green(name, python=python)
+            yield name, is_green(name, python=python)
+
+
+def main() -> None:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    wanted = sys.argv[1:]
+    verdicts = {
+        name: is_good
+        for run in (run_levels, run_thread_counts, run_pythons)
+        for name, is_good in run(lambda name: not wanted or name in wanted)
+    }
     failed = [name for name, is_good in verdicts.items() if not is_good]
+    if not verdicts:
+        sys.exit("No setting was run.")
     sys.exit(f"Failed, see {LOGS}: {', '.join(failed)}" if failed else 0)
 
 

@@ -218,5 +218,7 @@ def test_live_runs_an_exported_file(tmp_path, monkeypatch) -> None:
     videos = write_video(tmp_path / "rgb.avi", 3), write_video(tmp_path / "heat.avi", 2)
     output = tmp_path / "labels.avi"
     assert live.main(str(tmp_path / "model.onnx"), *videos, str(output)) > 0
-    assert [round(inputs["auxiliary"].mean()) for inputs in asked] == pytest.approx([0, 40], abs=2)
+    # Two threads ask, in any order.
+    means = sorted(round(inputs["auxiliary"].mean()) for inputs in asked)
+    assert means == pytest.approx([0, 40], abs=2)
     assert cv2.VideoCapture(str(output)).get(cv2.CAP_PROP_FRAME_COUNT) == 2
