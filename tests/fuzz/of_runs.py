@@ -77,8 +77,8 @@ def write_annotations(draw: random.Random, folder: Path) -> Path:
 
 def read_annotations(path: Path) -> None:
     names, labels = draw_labels([path])
-    for label in labels.values():
-        assert set(label.ravel().tolist()) <= {*range(len(names.names)), 255}
+    for draw in labels.values():
+        assert set(draw().ravel().tolist()) <= {*range(len(names.names)), 255}
     plan = propose(path.parent, output=path.parent)
     for make in plan.images.values():
         make()

@@ -173,10 +173,11 @@ def _labels(
         paired.patterns["label"] = ""
         for (_, name), files in paired.pairs.items():
             files.pop("label", None)
-            if (image := drawn.get(files["visible"].stem)) is not None:
-                _check_size(image, files["visible"])
+            if draw := drawn.get(files["visible"].stem):
+                # Drawn once before anything is written, for the faults of its outlines.
+                _check_size(draw(), files["visible"])
                 files["label"] = output / "labels" / f"{name}.png"
-                makes[files["label"]] = functools.partial(np.asarray, image)
+                makes[files["label"]] = draw
         if not makes:
             raise ValueError(
                 f"the polygons of {jsons[0]} are of {', '.join([*drawn][:3])}, but no visible "

@@ -7,10 +7,11 @@ Shape shorthand in this module:
     H, W: height and width of an image
 """
 
+import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from smmcl.files.images import MAX_PIXELS
 from smmcl.files.rle import decode_rle
 
 BACKGROUND = ("_background_", "background")
+Drawing = Callable[[], np.ndarray]  # makes (H, W) uint8; all images at once would fill the memory
 MAX_OUTSIDE = 10  # sides of an image that a corner may be away; outlines are drawn to their ends
 RULE = (
     "labels are drawn from polygons: the smaller object is on top, pixels of no object are class "
@@ -30,8 +32,8 @@ RULE = (
 )
 
 
-def draw_labels(files: Sequence[Path]) -> tuple[Classes, dict[str, np.ndarray]]:
-    """Returns the classes, and by image name without ending its label image (H, W) uint8."""
+def draw_labels(files: Sequence[Path]) -> tuple[Classes, dict[str, Drawing]]:
+    """Returns the classes, and by image name without ending what draws its label image."""
     loaded = {path: _load(path) for path in files}
     coco = {path: facts for path, facts in loaded.items() if "annotations" in facts}
     shapes = {path: facts for path, facts in loaded.items() if "shapes" in facts}
@@ -80,7 +82,7 @@ def _size(entry: Any, keys: tuple[str, str], path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _from_coco(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
+def _from_coco(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, Drawing]]:
     labels, names = {}, None
     for path, facts in files.items():
         entries = _get(facts, "categories", list, path)
@@ -98,9 +100,8 @@ def _from_coco(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[st
             size = _size(image, ("height", "width"), path)
             own = below[_get(image, "id", int | str, path)]
             values = [IGNORE if one.get("iscrowd") else ids[one["category_id"]] for one in own]
-            regions = [_region(one, size, path) for one in own]
-            objects = zip(regions, values, strict=True)
-            labels[_stem(_get(image, "file_name", str, path))] = _stack(objects, size)
+            name = _stem(_get(image, "file_name", str, path))
+            labels[name] = functools.partial(_stack, _region, own, values, size, path)
     return names, labels
 
 
@@ -152,7 +153,7 @@ def _points(values: Any, size: tuple[int, int], at_least: int) -> np.ndarray:
     return points.reshape(-1, 2)
 
 
-def _from_labelme(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, np.ndarray]]:
+def _from_labelme(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict[str, Drawing]]:
     shapes = {path: _get(facts, "shapes", list, path) for path, facts in files.items()}
     used = {_get(shape, "label", str, path) for path, some in shapes.items() for shape in some}
     names = ["background", *sorted(used - {*BACKGROUND, "__ignore__"})]
@@ -160,8 +161,8 @@ def _from_labelme(files: Mapping[Path, dict[str, Any]]) -> tuple[list[str], dict
     labels = {}
     for path, facts in files.items():
         size = _size(facts, ("imageHeight", "imageWidth"), path)
-        objects = [(_fill(shape, size, path), ids[shape["label"]]) for shape in shapes[path]]
-        labels[path.stem] = _stack(objects, size)
+        values = [ids[shape["label"]] for shape in shapes[path]]
+        labels[path.stem] = functools.partial(_stack, _fill, shapes[path], values, size, path)
     return names, labels
 
 
@@ -189,10 +190,17 @@ def _fill(shape: dict[str, Any], size: tuple[int, int], path: Path) -> np.ndarra
     return mask > 0
 
 
-def _stack(objects: Iterable[tuple[np.ndarray, int]], size: tuple[int, int]) -> np.ndarray:
+def _stack(
+    draw: Callable[..., np.ndarray],
+    objects: Sequence[dict[str, Any]],
+    values: Sequence[int],
+    size: tuple[int, int],
+    path: Path,
+) -> np.ndarray:
     label = np.zeros(size, dtype=np.uint8)
-    for mask, value in sorted(objects, key=lambda entry: -np.count_nonzero(entry[0])):
-        label[mask] = value
+    masks = [draw(one, size, path) for one in objects]
+    for i in sorted(range(len(masks)), key=lambda i: -np.count_nonzero(masks[i])):
+        label[masks[i]] = values[i]
     return label
 
 

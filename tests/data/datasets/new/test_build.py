@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -384,6 +385,23 @@ def test_spoiled_entries_are_named(tmp_path, part, entry, words) -> None:
     path.write_text(json.dumps({**facts, part: [entry]}))
     with pytest.raises(ValueError, match=rf"instances\.json has .*{words}"):
         propose(tmp_path, output=tmp_path)
+
+
+def test_no_two_drawn_labels_are_in_memory_at_once(tmp_path) -> None:
+    shape, count = (400, 500), 8
+    for i in range(count):
+        save(tmp_path / f"rgb/{i}.png", np.zeros((*shape, 3), dtype=np.uint8))
+    path = coco(tmp_path, {"category_id": 3, "segmentation": [SQUARE]}) / "instances.json"
+    size = dict(zip(("height", "width"), shape, strict=True))
+    images = [{"id": i, "file_name": f"{i}.png", **size} for i in range(count)]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "images": images}))
+    tracemalloc.start()
+    plan = propose(tmp_path, output=tmp_path)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    write(plan)
+    assert decode_label(tmp_path / "labels/5.png")[10, 10] == 1
+    assert held < 2 * shape[0] * shape[1]
 
 
 def labelme(folder: Path, name: str, *shapes: tuple[str, str, list]) -> None:
