@@ -223,6 +223,26 @@ def test_a_key_without_effect_is_refused(key: str, tmp_path: pathlib.Path) -> No
             build_config(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("INPUT.MIN_SIZE_TRAIN", "5", "5, but nothing here reads it: INPUT.SCALES"),
+        ("INPUT.CROP.ENABLED", "1", "1, but nothing here reads it: INPUT.CROP_SIZE"),
+        ("MODEL.BACKBONE.FREEZE_AT", "none", "'none'. Set it to a value such as its default, 2"),
+        ("INPUT", "5", "5, but it is a group of keys. Set one of the keys below it"),
+        ("MODEL.PAIR", "null", "None, but it is a group of keys. Set one of the keys below it"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key: str, value: str, words: str, tmp_path) -> None:
+    path, line = write(tmp_path, key, value), 4 + key.count(".")
+    for arguments, source in (
+        ((path,), f"{path}, line {line},"),
+        (("", [key, yaml.safe_load(value)]), "the command line"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{source} sets {key} to {words}')}"):
+            build_config(*arguments)
+
+
 def test_keys_that_a_part_of_detectron2_reads_are_allowed() -> None:
     keys = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", "MODEL.SEM_SEG_HEAD.NORM", "BN"]
     assert build_config("synthetic_night.yaml", keys).MODEL.SEM_SEG_HEAD.NORM == "BN"

@@ -8,7 +8,7 @@ from typing import Any
 
 from smmcl.config.checks import RULES, Fault, check_together
 from smmcl.config.keys import add_smmcl_config
-from smmcl.config.unread import check_unread
+from smmcl.config.unread import ENGINE_NODES, check_unread, unread_fault, value_at
 from smmcl.d2 import CfgNode, get_cfg
 from smmcl.files.imports import import_own
 from smmcl.files.paths import shipped_folder
@@ -54,7 +54,7 @@ def build_config(
     given = Given(config_file, tree, on_line, is_text=text is not None)
     if tree.get("VERSION", cfg.VERSION) != cfg.VERSION:
         raise ValueError(f"{config_file} is of VERSION {tree['VERSION']}, not {cfg.VERSION}.")
-    given.refuse(given.faults())
+    given.refuse(given.faults(cfg, defaults))
     with _naming_the_source(cfg, config_file):
         cfg.merge_from_other_cfg(CfgNode(_with_floats(tree, cfg)))
     if cfg.SOLVER.LR_SCHEDULER_NAME == OLD_SCHEDULE:
@@ -77,18 +77,25 @@ class Given:
         self.config_file, self.is_text = config_file, is_text
         self.in_file, self.on_line = dict(leaves(tree)), on_line
 
-    def faults(self) -> Iterator[Fault]:
-        """Of the values that end up in the config, each by itself."""
+    def faults(self, cfg: CfgNode, stock: dict[str, Any]) -> Iterator[Fault]:
+        """Of the values that end up in the config, each by itself.
+
+        Args:
+            cfg: the defaults of all keys.
+            stock: those of the engine's own keys, by their dotted names.
+        """
         for key, value in {**self.in_file, **self.on_line}.items():
             is_old = key == "SOLVER.LR_SCHEDULER_NAME" and value == OLD_SCHEDULE
-            if key not in RULES or (is_old and key not in self.on_line):
+            if is_old and key not in self.on_line:
                 continue
             try:
                 value = CfgNode._decode_cfg_value(value)
             except (ValueError, MemoryError, RecursionError):
                 with _naming_the_source(CfgNode(), self.source(key)):
                     raise
-            if not RULES[key].fits(value):
+            if key not in RULES:
+                yield from _of_another_kind(key, value, cfg, stock)
+            elif not RULES[key].fits(value):
                 yield key, f"to {value!r}. Set it to {RULES[key].wanted}"
 
     def refuse(self, faults: Iterator[Fault]) -> None:
@@ -105,6 +112,21 @@ class Given:
             return self.config_file
         place = find_line(self.config_file, key, shipped=shipped_folder("configs"))
         return "{}, line {},".format(*place) if place else self.config_file
+
+
+def _of_another_kind(key: str, value: Any, cfg: CfgNode, stock: dict[str, Any]) -> Iterator[Fault]:
+    """A value that yacs does not take, because the default is of another type."""
+    try:
+        default = value_at(cfg, key)
+    except (KeyError, TypeError):
+        return  # no such key: the merge names the nearest
+    kinds, pairs = {type(default), type(value)}, ({list, tuple}, {int, float})
+    if isinstance(default, CfgNode):
+        yield key, f"to {value!r}, but it is a group of keys. Set one of the keys below it"
+    elif len(kinds) == 2 and type(None) not in kinds and kinds not in pairs:
+        is_unread = key in stock and not key.startswith(("MODEL.", *ENGINE_NODES))
+        wanted = f"to {value!r}. Set it to a value such as its default, {default!r}"
+        yield unread_fault(key, value) if is_unread else (key, wanted)
 
 
 def _with_floats(tree: dict[str, Any], cfg: CfgNode) -> dict[str, Any]:

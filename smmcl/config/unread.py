@@ -54,9 +54,13 @@ def check_unread(cfg: CfgNode, defaults: Mapping[str, Any]) -> Iterator[Fault]:
         value = value_at(cfg, key)
         if as_lists(value) == as_lists(default) or (key.startswith("MODEL.") and _has_guest(cfg)):
             continue
-        hints = [hint for start, hint in INSTEAD.items() if key.startswith(start)]
-        hint = f": {hints[0]}" if hints else ""
-        yield key, f"to {value!r}, but nothing here reads it{hint}. Remove the key"
+        yield unread_fault(key, value)
+
+
+def unread_fault(key: str, value: Any) -> Fault:
+    hints = [hint for start, hint in INSTEAD.items() if key.startswith(start)]
+    hint = f": {hints[0]}" if hints else ""
+    return key, f"to {value!r}, but nothing here reads it{hint}. Remove the key"
 
 
 def _has_guest(cfg: CfgNode) -> bool:
