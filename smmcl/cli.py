@@ -70,9 +70,10 @@ def main() -> None:
 
 def _usage() -> str:
     lines = ["usage: smmcl COMMAND ...    (smmcl COMMAND --help lists the options)", ""]
-    for name, (file, *_) in COMMANDS.items():
+    for name, (file, *first) in COMMANDS.items():
         text = ast.get_docstring(ast.parse(tool_file(file).read_text(encoding="utf-8")))
-        lines.append(f"  {name:<16}{text.splitlines()[0]}")
+        text = f"Evaluates a model, as train {first[0]} does." if first else text.splitlines()[0]
+        lines.append(f"  {name:<16}{text}")
     return "\n".join(lines) + "\n"
 
 

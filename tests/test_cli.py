@@ -1,5 +1,6 @@
 """The command over the tools; which errors end as a sentence, and where their tracebacks go."""
 
+import ast
 import errno
 import logging
 import os
@@ -59,8 +60,18 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_every_tool_has_a_command(monkeypatch, capsys) -> None:
     assert {file for file, *_ in COMMANDS.values()} == {path.stem for path in TOOLS.glob("*.py")}
     command(monkeypatch)
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert listed == list(COMMANDS)
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[2:])
+    assert list(listed) == list(COMMANDS)
+    assert len({*listed.values()}) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_what_it_does(name: str, monkeypatch, capsys) -> None:
+    tool = TOOLS / f"{COMMANDS[name][0]}.py"
+    (first, *_) = ast.get_docstring(ast.parse(tool.read_text())).splitlines()
+    with pytest.raises(SystemExit):
+        command(monkeypatch, name, "--help")
+    assert first in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_command_is_its_tool(monkeypatch, capsys) -> None:

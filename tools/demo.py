@@ -33,11 +33,13 @@ def parse_arguments() -> argparse.Namespace:
                        help="the same, of 4-channel images or of visible images alone")  # fmt: skip
     pairs.add_argument("--webcam", action="store_const", const=["0"], dest="input",
                        help="the first camera, as --input 0")  # fmt: skip
-    pairs.add_argument("--dataset", default="", metavar="NAME", help="registered, with its truth")
+    pairs.add_argument("--dataset", default="", metavar="NAME",
+                       help="mfnet_test, or dataset.yaml:val, with its truth")  # fmt: skip
     parser.add_argument("--auxiliary", **places, help="as --visible, named alike")
     parser.add_argument("--truth", **places, help="label images, named alike")
     parser.add_argument("--limit", type=int, help="number of pairs")
-    parser.add_argument("--output", type=Path, default=Path("output/predictions"))
+    parser.add_argument("--output", type=Path, default=Path("output/predictions"),
+                        help="folder; default: output/predictions")  # fmt: skip
     parser.add_argument("--write", nargs="+", metavar="PART", default=["labels", *PICTURES],
                         help=f"of {', '.join(PARTS)}; default: labels overlays panels")  # fmt: skip
     parser.add_argument("--pictures", choices=("all", "none"), default="all",

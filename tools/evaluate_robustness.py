@@ -80,6 +80,7 @@ def mean_ious(results: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = default_argument_parser()
+    parser.description = __doc__
     add_checkpoint(parser)
     parser.set_defaults(eval_only=True)
     parser.add_argument("--limit", type=int, help="number of pairs of each dataset")

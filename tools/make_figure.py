@@ -22,13 +22,14 @@ from smmcl.visualization.figure import Method, draw_methods, spread
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="a registered dataset, such as mfnet_test_night")
+    parser.add_argument("dataset", help="mfnet_test_night, or dataset.yaml:val")
     parser.add_argument("methods", nargs="+", metavar="NAME=PLACE")
     parser.add_argument("--pairs", nargs="+", metavar="ID", help="default: 4, evenly spread")
     parser.add_argument("--label-offset", type=int,
                         help="value of class 0 in label images, if not the dataset's")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("output/figure.png"),
-                        help="ends in .png, .pdf, .svg, .jpg or .webp")  # fmt: skip
+                        help="ends in .png, .pdf, .svg, .jpg or .webp; default: "
+                        "output/figure.png")  # fmt: skip
     return parser.parse_args()
 
 

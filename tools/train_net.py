@@ -28,6 +28,7 @@ def main(args: argparse.Namespace) -> dict | None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = default_argument_parser()
+    parser.description = __doc__
     add_checkpoint(parser)
     parser.add_argument("--overwrite", action="store_true",
                         help="first remove the run that OUTPUT_DIR holds")  # fmt: skip

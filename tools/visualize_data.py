@@ -28,7 +28,8 @@ def parse_arguments() -> argparse.Namespace:
                         help="train: augmented; test: as stored")  # fmt: skip
     parser.add_argument("--dataset", metavar="NAME", help="instead of the config's")
     parser.add_argument("--limit", type=int, default=8, help="number of pairs to draw")
-    parser.add_argument("--output", type=Path, default=Path("output/data"))
+    parser.add_argument("--output", type=Path, default=Path("output/data"),
+                        help="folder; default: output/data")  # fmt: skip
     return parser.parse_args()
 
 

@@ -18,12 +18,13 @@ from smmcl.visualization.figure import spread
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="a registered dataset with truth, such as mfnet_test")
+    parser.add_argument("dataset", help="mfnet_test, or dataset.yaml:val")
     parser.add_argument("models", nargs="+", metavar="NAME=CHECKPOINT")
     parser.add_argument("--limit", type=int, default=50, help="pairs, evenly spread")
     parser.add_argument("--cells", type=int, default=100, help="of each class, drawn by chance")
     parser.add_argument("--short-side", type=int, metavar="PIXELS", help="resizes the pairs")
-    parser.add_argument("--output", type=Path, default=Path("output/features"), help="folder")
+    parser.add_argument("--output", type=Path, default=Path("output/features"),
+                        help="folder; default: output/features")  # fmt: skip
     return parser.parse_args()
 
 
