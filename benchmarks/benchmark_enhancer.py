@@ -26,6 +26,7 @@ from smmcl.inference.relight_files import score
 
 DAYLIGHT = (0.5, 0.9)  # as in synthetic_day
 MEAN = 0.45  # brightness that a user without truth would aim at
+SEED = 2026  # of the scenes
 Enhance = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of an image and its truth, in bytes
 
 
@@ -50,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 def pictures(kind: str, count: int, size: tuple[int, int]) -> Iterator[Night]:
     """Yields scenes that no training set has."""
     for index in range(count):
-        draws = [np.random.default_rng((12345, index)) for _ in range(2)]
+        draws = [np.random.default_rng((SEED, index)) for _ in range(2)]
         options = {"is_lit": kind == "lit"}
         day = night.render(size, rng=draws[0], daylight=DAYLIGHT, **options)
         if kind == "camera":

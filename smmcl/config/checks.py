@@ -71,6 +71,15 @@ def each(rule: Rule, *, length: int | None = None, least: int = 1) -> Rule:
     )
 
 
+def interval(rule: Rule) -> Rule:
+    """[low, high], in this order, that both fit a rule."""
+    pair = each(rule, length=2)
+    return Rule(
+        f"[low, high], each {rule.wanted}",
+        lambda value: pair.fits(value) and value[0] <= value[1],
+    )
+
+
 def either(*rules: Rule) -> Rule:
     return Rule(
         " or ".join(rule.wanted for rule in rules),
@@ -231,6 +240,21 @@ RULES: dict[str, Rule] = {
     "TEST.BEST_METRIC": TEXT,
     "TEST.SAVE_PREDICTIONS": TEXT,
 }
+
+
+def group(cfg: CfgNode, name: str) -> Callable[[str, Any, Rule], None]:
+    """Returns what adds a key to a group of the config, such as "MODEL.MINE", see `extends_config`.
+
+    It takes the key, its default, and the rule of what the key accepts.
+    """
+    node = cfg
+    for part in name.split("."):
+        node = node.setdefault(part, CfgNode())
+
+    def add(key: str, default: Any, rule: Rule) -> None:
+        node[key], RULES[f"{name}.{key}"] = default, rule
+
+    return add
 
 
 def check_together(cfg: CfgNode) -> Iterator[Fault]:

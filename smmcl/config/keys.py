@@ -9,7 +9,7 @@ EXTENSIONS: list[Extension] = []  # functions that add keys of further parts
 
 
 def extends_config(function: Extension) -> Extension:
-    """Decorator of a function that adds the keys of a part of your own, see IMPORTS."""
+    """Decorator of a function that adds the keys of a part of your own, see IMPORTS and `group`."""
     EXTENSIONS.append(function)
     return function
 

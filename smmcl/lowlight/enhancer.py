@@ -29,7 +29,7 @@ class Enhancer(nn.Module):
     """SCL-LLE's enhancer. Its checkpoint holds the curve, not the frozen networks."""
 
     WEIGHTS = {
-        "exposure": 10.0, "style": 5.0, "class": 1.0, "content": 1.0, "color": 8.0,
+        "exposure": 10.0, "style": 5.0, "class": 1.0, "content": 0.1, "color": 8.0,
         "smooth": 200.0, "segmentation": 1.0,
     }  # fmt: skip
 
