@@ -108,4 +108,6 @@ def main(model: str, visible: str, auxiliary: str, output: str = "") -> float:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        raise SystemExit(__doc__)
     main(*sys.argv[1:])

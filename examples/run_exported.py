@@ -22,6 +22,8 @@ def main(path: str, visible: str, auxiliary: str) -> None:
     beside = pathlib.Path(f"{path}.json")  # of files of version 0.1.0: model.json
     beside = beside if beside.exists() else pathlib.Path(path).with_suffix(".json")
     facts = json.loads(beside.read_text())
+    if facts["outputs"] == "logits" or facts["values"] == "normalized":
+        raise SystemExit(f"error: export {path} with --labels and without --normalized")
     image = np.asarray(Image.open(visible).convert("RGB"), dtype=np.float32)  # (H, W, 3)
     image = image if facts["visible_channels"] == "RGB" else image[:, :, ::-1]
     if facts["auxiliary"].get("camera"):
@@ -40,4 +42,6 @@ def main(path: str, visible: str, auxiliary: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    if len(sys.argv) != 4:
+        raise SystemExit(__doc__)
+    main(*sys.argv[1:])

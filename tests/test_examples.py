@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+import runpy
 import sys
 import types
 
@@ -187,6 +188,9 @@ def test_live_labels_pairs_of_frames_until_one_video_ends(
     assert written.get(cv2.CAP_PROP_FRAME_WIDTH) == 320
     with pytest.raises(SystemExit, match="is no video or camera"):
         live.main(checkpoint, "none.avi", videos[1])
+    monkeypatch.setattr(sys, "argv", ["live.py", checkpoint])
+    with pytest.raises(SystemExit, match=r"live\.py MODEL VISIBLE AUXILIARY"):
+        runpy.run_path(str(EXAMPLES / "live.py"), run_name="__main__")
 
 
 def test_live_runs_an_exported_file(tmp_path, monkeypatch) -> None:

@@ -2,8 +2,9 @@
 """Exports a trained model to torch.export or ONNX and verifies the exported file."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,18 +44,29 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def stored_pairs(predictor: Predictor, *, args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """Records of --dataset, else of the first test set, if it is on this machine; with its name."""
+    for name in [args.dataset] if args.dataset else predictor.cfg.DATASETS.TEST[:1]:
+        try:
+            ensure_registered([name])
+            return [(name, record) for record in DatasetCatalog.get(name)[: args.limit]]
+        except FileNotFoundError as error:
+            if args.dataset:
+                raise
+            print(f"no pair of {name} is compared: {error} --dataset names another set.")
+    return []
+
+
 def pairs_to_compare(
-    predictor: Predictor, *, args: argparse.Namespace
+    predictor: Predictor, stored: Sequence[tuple[str, Any]]
 ) -> Iterator[tuple[str, Outputs]]:
-    """Random pairs of two sizes, then pairs of the test set; (N, channels, H, W) float32."""
+    """Random pairs of two sizes, then those of a dataset; (N, channels, H, W) float32."""
     generator = torch.Generator().manual_seed(0)
     counts = (3, predictor.mapper.reader.channels)
     for num, *size in ((1, MIN_SIDE, MIN_SIDE), (3, 97, 131)):
         pair = (255 * torch.rand((num, count, *size), generator=generator) for count in counts)
         yield f"random {num} x {size[0]}x{size[1]}", tuple(pair)
-    name = args.dataset or predictor.cfg.DATASETS.TEST[0]
-    ensure_registered([name])
-    for record in DatasetCatalog.get(name)[: args.limit]:
+    for name, record in stored:
         inputs = predictor.mapper(record)
         pair = (inputs[key][None].float() for key in ("image", "auxiliary"))  # (1, channels, H, W)
         yield f"{name} {record['image_id']}", tuple(pair)
@@ -64,6 +76,7 @@ def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
     predictor = Predictor(named_config(args))
+    stored = stored_pairs(predictor, args=args)
     bare = TensorSegmentor(predictor.model)
     whole = FromPixels(bare, model=predictor.model).eval()
     network: nn.Module = bare if args.normalized else whole
@@ -77,7 +90,7 @@ def main() -> None:
         print("not compared with the model: ONNX Runtime is not installed")
         return
     agrees = True
-    for name, pair in pairs_to_compare(predictor, args=args):
+    for name, pair in pairs_to_compare(predictor, stored):
         pair = whole.normalize(*pair) if args.normalized else pair
         difference, share, is_right = check_program(call, network, pair, gives_labels=args.labels)
         print(f"{name}: largest difference {difference:.1e}, equal labels {100 * share:.4f}%")

@@ -8,6 +8,7 @@ Shape shorthand in this module:
 import dataclasses
 import io
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -128,6 +129,8 @@ def write_program(
         with atomic(path) as partial:
             partial.write_bytes(buffer.getvalue())
     else:
+        # It warns that torchvision, which nothing here uses, is not installed.
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
         onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
         onnx.model.metadata_props.update({key: json.dumps(facts[key]) for key in facts})

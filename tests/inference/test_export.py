@@ -1,7 +1,9 @@
 """What is exported equals the model; the exported program runs at any size."""
 
 import copy
+import logging
 import pathlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from smmcl.inference.export import (
     export_program,
     rounding,
     to_labels,
+    write_program,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -100,3 +103,16 @@ def test_the_program_runs_at_any_size_and_number(model) -> None:
         assert share == 1
     with pytest.raises(AssertionError, match="Guard failed"):  # below the least side
         program(*random_pair(32, 32))
+
+
+def test_a_file_is_written_without_warnings_of_torchvision(tmp_path, monkeypatch, caplog) -> None:
+    def export(program, **options: object) -> SimpleNamespace:
+        logging.getLogger("torch.onnx._internal.exporter._registration").warning("no torchvision")
+        save = lambda path, **options: path.write_text("")  # noqa: E731
+        return SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=save)
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    monkeypatch.setattr("smmcl.inference.export.export_program", lambda *args, **options: None)
+    network = SimpleNamespace(output_names=("logits",))
+    write_program(network, tmp_path / "m.onnx", auxiliary_channels=1, facts={})
+    assert not caplog.records

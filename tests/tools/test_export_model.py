@@ -5,11 +5,14 @@ import json
 import pathlib
 import runpy
 import sys
+from types import SimpleNamespace
 
+import export_model
 import numpy as np
 import pytest
 from PIL import Image
 
+from smmcl.config import build_config
 from smmcl.inference.predictor import Predictor
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "run_exported.py"
@@ -78,6 +81,34 @@ def test_the_example_takes_three_auxiliary_channels() -> None:
     gray = functions["scale"](stored[:, :, 0], {**contract, "high": 51, "invalid": 7}, 3)
     wanted = np.where(stored[:, :, 0] == 7, 0, np.minimum(5.0 * stored[:, :, 0], 255))
     np.testing.assert_allclose(gray, [wanted] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [("('nyudv2_test',)", "no pair of nyudv2_test is compared"), ("()", "")]
+)
+def test_a_model_is_exported_without_its_test_set(names, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    predictor = SimpleNamespace(cfg=build_config("nyudv2_lite0.yaml", ["DATASETS.TEST", names]))
+    args = SimpleNamespace(dataset=None, limit=2)
+    assert export_model.stored_pairs(predictor, args=args) == []
+    assert words in capsys.readouterr().out
+    args.dataset = "nyudv2_test"
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        export_model.stored_pairs(predictor, args=args)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"outputs": "logits"}, {"outputs": "labels, probability", "values": "normalized"}]
+)
+def test_the_example_names_the_options_of_another_export(wrong, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX is an extra: pip install smmcl[export]")
+    (tmp_path / "m.onnx.json").write_text(json.dumps({"values": "0..255 as float32", **wrong}))
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "m.onnx"), "v.png", "a.png"])
+    with pytest.raises(SystemExit, match="with --labels and without --normalized"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE)])
+    with pytest.raises(SystemExit, match=r"run_exported\.py model\.onnx rgb\.png"):
+        runpy.run_path(str(EXAMPLE), run_name="__main__")
 
 
 def test_an_unknown_format_is_refused(call_tool, capsys) -> None:
