@@ -10,9 +10,11 @@ import torch
 from runs import are_equal
 
 HERE = pathlib.Path(__file__).resolve().parent
+STOPPED = "process 0 leaves: process 1 was stopped, died or lost its connection"
 ENDS = {  # what happens to the second process: the exit status, the message, the last checkpoint
     "kill": (137, "process 1 was ended by SIGKILL", 3),
-    "stop": (1, "process 0 leaves: process 1 was stopped, died or lost its connection", 3),
+    "stop": (1, STOPPED, 3),
+    "stop and end": (143, STOPPED, 3),  # SIGTERM reaches the run while one process is stopped
     "worker": (2, "and died of SIGKILL. Mostly the system ran out of memory", 6),
     "evaluation": (2, "and died of SIGKILL. Mostly the system ran out of memory", 5),
 }

@@ -27,17 +27,20 @@ KEYS = [
     "SOLVER.WARMUP_ITERS", "2", "SOLVER.CHECKPOINT_PERIOD", "4", "DATALOADER.NUM_WORKERS", "1",
 ]  # fmt: skip
 AT = 6  # the iteration before which it happens
+# The signal that follows, to the process itself or to what has started both.
+LATER = {"pause": signal.SIGCONT, "stop and end": signal.SIGTERM}
 
 
 def strike(fault: str, trainer: Trainer) -> None:
     """Does something to this process, or to its worker."""
     own = os.getpid()
     (worker,) = trainer.data_loader.workers
-    if fault == "pause":
-        subprocess.Popen(["/bin/sh", "-c", f"sleep 4; kill -CONT {own}"])
+    if fault in LATER:
+        number, pid = LATER[fault], own if fault == "pause" else os.getppid()
+        subprocess.Popen(["/bin/sh", "-c", f"sleep 4; kill -{number:d} {pid}"])
     os.kill(worker.pid if fault == "worker" else own, {
         "kill": signal.SIGKILL, "worker": signal.SIGKILL,
-        "stop": signal.SIGSTOP, "pause": signal.SIGSTOP,
+        "stop": signal.SIGSTOP, "pause": signal.SIGSTOP, "stop and end": signal.SIGSTOP,
     }[fault])  # fmt: skip
 
 
