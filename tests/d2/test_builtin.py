@@ -1,7 +1,10 @@
 """What the embedded engine has of its own: refusals that name the way out, and its drawing."""
 
+import argparse
 import importlib.util
+import logging
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from smmcl.d2.builtin import (
     default_trainer,
     events,
     modeling,
+    setup,
     train_loop,
     visualizer,
 )
@@ -130,6 +134,22 @@ def test_without_tensorboard_there_are_two_writers(tmp_path: pathlib.Path, monke
     writers = default_trainer.default_writers(str(tmp_path))
     assert [type(writer).__name__ for writer in writers] == ["CommonMetricPrinter", "JSONWriter"]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_full_disk_leaves_the_config_of_the_run_before(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # log.txt is on that disk, too
+    (tmp_path / "config.yaml").write_text("SEED: 1\n")
+    cfg = config.get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    cfg.freeze()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large: .*/config\.yaml"):
+            setup.default_setup(cfg, argparse.Namespace())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "config.yaml").read_text() == "SEED: 1\n"
 
 
 def test_building_what_is_no_backbone_is_an_error(monkeypatch) -> None:

@@ -16,6 +16,7 @@ from termcolor import colored
 
 from smmcl.d2.builtin import comm
 from smmcl.d2.builtin.config import CfgNode
+from smmcl.files.atomic import write_text
 
 
 def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
@@ -50,8 +51,7 @@ def default_setup(cfg: CfgNode, args: Any) -> None:
     if comm.is_main_process() and output_dir:
         logger.info(f"Running with full config:\n{cfg.dump()}")
         path = f"{output_dir}/config.yaml"
-        with g_pathmgr.open(path, "w") as file:
-            file.write(cfg.dump())
+        write_text(path, cfg.dump())
         logger.info(f"Full config saved to {path}")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not getattr(args, "eval_only", False):
