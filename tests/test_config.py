@@ -105,6 +105,18 @@ def test_only_an_unknown_key_is_called_one(tmp_path: pathlib.Path) -> None:
             build_config(str(tmp_path / "a.yaml"))
 
 
+def test_a_key_that_has_another_name_now_is_told_it(tmp_path: pathlib.Path, monkeypatch) -> None:
+    def renamed() -> CfgNode:
+        cfg = get_cfg()
+        cfg.register_renamed_key("OLD_SEED", "SEED")
+        return cfg
+
+    monkeypatch.setattr("smmcl.config.build.get_cfg", renamed)
+    (tmp_path / "a.yaml").write_text("OLD_SEED: 3\n")
+    with pytest.raises(ValueError, match=r"^\S+a\.yaml: Key OLD_SEED was renamed to SEED"):
+        build_config(str(tmp_path / "a.yaml"))
+
+
 def test_unknown_key_in_a_file_is_answered_by_name(tmp_path: pathlib.Path) -> None:
     config = tmp_path / "wrong.yaml"
     config.write_text("MODEL:\n  FUSION:\n    SCAL: 1.0\n")
