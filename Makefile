@@ -7,7 +7,7 @@ OUTPUT ?= output/demo
 # Threads wait for each other a moment, then sleep: fast alone, harmless where others compute too.
 export GOMP_SPINCOUNT ?= 30000
 
-.PHONY: demo docs test test-all test-processors fuzz soak lint format clean
+.PHONY: demo docs test test-all test-processors fuzz mutations soak lint format clean
 
 $(VENV)/ready: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,11 @@ N ?= 12000
 SEED ?= 0
 fuzz: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(PY) tests/fuzz/run.py --number $(N) --seed $(SEED)
+
+# Each mend of docs/reliability.md undone in a copy: its tests have to fail. ONLY: words of findings.
+ONLY ?=
+mutations: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(PY) tests/mutations.py $(ONLY)
 
 format: $(VENV)/ready
 	$(PY) -m ruff check --fix .

@@ -64,6 +64,7 @@ def test_a_death_is_raised_where_a_batch_is_awaited_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_slow_file_is_told_once(num_workers, monkeypatch, caplog, tmp_path) -> None:
+    assert watched_loader.PATIENCE == 60  # seconds, which no test waits
     monkeypatch.setattr(watched_loader, "TICK", 0.05)
     caplog.set_level(logging.WARNING, "smmcl")
     told = threading.Event()

@@ -1,6 +1,7 @@
 """The short form of the fuzzers, and that they see what they look for."""
 
 import pathlib
+import random
 import re
 import subprocess
 import sys
@@ -12,12 +13,14 @@ ROOT = HERE.parents[1]
 PLANTED = """
 import os, pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
-import run
+import run, worker
 from worker import Kind
+
+worker.MAX_SECONDS = 0.5
 
 def write(draw, folder):
     path = folder / "input.txt"
-    path.write_text("x")
+    path.write_text(str(draw.random()))
     return path
 
 def foreign(path): raise RuntimeError(path)
@@ -25,12 +28,15 @@ def nameless(path): raise ValueError("it is wrong")
 def crash(path): os.abort()
 def memory(path): bytearray(1200 << 20)
 def hang(path): time.sleep(60)
+def slow(path):
+    end = time.process_time() + 1
+    while time.process_time() < end: pass
 def sound(path): return None
 def refused(path): raise ValueError(f"{path} is wrong")
 
 out = pathlib.Path(sys.argv[2])
 child = run.Child(out)
-readers = (foreign, nameless, crash, memory, hang, sound, refused)
+readers = (foreign, nameless, crash, memory, hang, slow, sound, refused)
 run.KINDS.update({read.__name__: Kind(write, read) for read in readers})
 for read in readers:
     name, wait = read.__name__, 1.0 if read is hang else 60.0
@@ -66,7 +72,9 @@ def test_findings_are_seen_kept_and_survived(tmp_path: pathlib.Path) -> None:
         "crash": "crash",
         "memory": "large",
         "hang": "hang",
+        "slow": "slow",
     }
-    assert (tmp_path / "kept/crash-0-0/input.txt").read_text() == "x"
+    drawn = random.Random("0 crash 0").random()  # of the seed, the kind and the number
+    assert (tmp_path / "kept/crash-0-0/input.txt").read_text() == str(drawn)
     assert re.search(r"sound +1 inputs +1 read", said), said
     assert re.search(r"refused +1 inputs +0 read +1 refused", said), said
