@@ -90,6 +90,12 @@ def _add_model(cfg: CfgNode) -> None:
     _add_pair(cfg)
     _add_fusion(cfg)
     _add_head(cfg)
+    # The meta-architecture "ImageClassifier": classes, the feature whose mean over places is
+    # classified, and the share of the target that is spread over all classes.
+    _C.MODEL.CLASSIFIER = CfgNode()
+    _C.MODEL.CLASSIFIER.NUM_CLASSES = 10
+    _C.MODEL.CLASSIFIER.IN_FEATURE = "res5"
+    _C.MODEL.CLASSIFIER.LABEL_SMOOTHING = 0.0
 
 
 def _add_pair(cfg: CfgNode) -> None:

@@ -13,7 +13,7 @@ from smmcl.d2 import CfgNode
 ENGINE_NODES = ("TEST.PRECISE_BN.", "FLOAT32_PRECISION")
 # The parts that read no more than the table of checks.py.
 OURS = {
-    "META_ARCHITECTURE": ("MultiModalSegmentor",),
+    "META_ARCHITECTURE": ("MultiModalSegmentor", "ImageClassifier"),
     "BACKBONE": ("build_pair_backbone", "build_shared_backbone"),
     "SEM_SEG_HEAD": ("HamHead", "MLPHead", "FPNHead"),
 }

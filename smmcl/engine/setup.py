@@ -28,13 +28,13 @@ from smmcl.engine.checkpoint import build_checkpointer
 from smmcl.engine.launch import log_processes
 from smmcl.engine.run_folder import BESIDE, claim
 from smmcl.evaluation.sem_seg import check_result_folders
-from smmcl.modeling import segmentor as meta_arch
+from smmcl.modeling import classifier, segmentor
 from smmcl.modeling.backbone import pair
 from smmcl.modeling.head import fpn_head, ham_head, mlp_head
 from smmcl.weights.convert import load_stream
 
 # Importing a module registers what it defines.
-PARTS = (meta_arch, pair, fpn_head, ham_head, mlp_head)
+PARTS = (segmentor, classifier, pair, fpn_head, ham_head, mlp_head)
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +88,25 @@ def _is_one_line(record: logging.LogRecord) -> bool:
 
 
 def check_datasets(cfg: CfgNode) -> None:
-    """Registers the datasets of a run and holds the head's classes against theirs."""
+    """Registers the datasets of a run and holds the model's task and classes against theirs."""
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     ensure_registered(names)
     for name in names:
-        count = len(MetadataCatalog.get(name).stuff_classes)
-        if count != cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        metadata, model = MetadataCatalog.get(name), cfg.MODEL.META_ARCHITECTURE
+        classifies = metadata.get("evaluator_type") == "classification"
+        if model == ("MultiModalSegmentor" if classifies else "ImageClassifier"):
+            task = "one class an image" if classifies else "a class at every pixel"
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES} but "
-                f"dataset {name} has {count} classes. Set it to {count}."
+                f"MODEL.META_ARCHITECTURE is {model!r}, but dataset {name} has labels of {task}. "
+                "Set it to 'ImageClassifier' for classification, 'MultiModalSegmentor' for "
+                "segmentation, or name another dataset."
+            )
+        node = "CLASSIFIER" if classifies else "SEM_SEG_HEAD"
+        known, count = cfg.MODEL[node].NUM_CLASSES, len(metadata.stuff_classes)
+        if known != count:
+            raise ValueError(
+                f"MODEL.{node}.NUM_CLASSES is {known} but dataset {name} has {count} classes. "
+                f"Set it to {count}."
             )
 
 

@@ -1,14 +1,14 @@
 """The whole model: a backbone for pairs, a head, and in training a contrastive branch.
 
-Read this file first. `forward` is `preprocess`, `normalize`, `features`, then `losses` or `infer`.
+Read this file first, then `PairModel`, whose `forward` is `preprocess`, `normalize`, `features`,
+then `losses` or `infer`.
 
 Shape shorthand in this module:
-    N: images in the batch     A: channels of the auxiliary image
-    K: classes                 H, W: height and width of the padded batch
+    N: images in the batch     K: classes     H, W: height and width of the padded batch
 """
 
 import logging
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from smmcl.d2 import (
     SEM_SEG_HEADS_REGISTRY,
     Backbone,
     CfgNode,
-    ImageList,
     ShapeSpec,
     build_backbone,
     build_sem_seg_head,
@@ -30,25 +29,13 @@ from smmcl.modeling.contrastive.build import build_contrast
 from smmcl.modeling.head.base import precise
 from smmcl.modeling.head.ensemble import build_ensemble_head
 from smmcl.modeling.layers.resize import resize
+from smmcl.modeling.pair_model import PairModel
 
 logger = logging.getLogger(__name__)
 
 
-class PairBatch(NamedTuple):
-    """The images of a batch, padded to one size, on the model's device.
-
-    visible: (N, 3, H, W).
-    auxiliary: (N, A, H, W); None where the model reads the visible image alone.
-    boxes: (top, left, bottom, right) of each pair's real pixels; the rest is padding.
-    """
-
-    visible: Tensor
-    auxiliary: Tensor | None
-    boxes: list[tuple[int, int, int, int]]
-
-
 @META_ARCH_REGISTRY.register()
-class MultiModalSegmentor(nn.Module):
+class MultiModalSegmentor(PairModel):
     """Semantic segmentation of pairs (Figure 2): streams, fused features, head, contrast."""
 
     @configurable
@@ -58,11 +45,8 @@ class MultiModalSegmentor(nn.Module):
         backbone: Backbone,
         sem_seg_head: nn.Module,
         contrast: nn.Module | None,
-        pixel_mean: list[float],
-        pixel_std: list[float],
-        auxiliary_mean: list[float],
-        auxiliary_std: list[float],
         ignore_value: int = 255,
+        **pixels: Any,
     ) -> None:
         """
         Args:
@@ -71,20 +55,13 @@ class MultiModalSegmentor(nn.Module):
                 (None, losses); ours, or any with the interface of Detectron2's.
             contrast: branch that maps features, labels and seeds to its losses; None for the
                 baseline. Inference never runs it.
-            pixel_mean, pixel_std: of the visible image on the scale 0..255, one per channel.
-            auxiliary_mean, auxiliary_std: the same of the auxiliary image.
             ignore_value: label of the pixels that count nowhere, for a head that states none.
+            pixels: statistics of the images, as `PairModel` takes them.
         """
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone=backbone, **pixels)
         self.sem_seg_head = sem_seg_head
         self.contrast = contrast
         self.ignore_value = getattr(sem_seg_head, "ignore_value", ignore_value)
-        for name, values in (
-            ("pixel_mean", pixel_mean), ("pixel_std", pixel_std),
-            ("auxiliary_mean", auxiliary_mean), ("auxiliary_std", auxiliary_std),
-        ):  # fmt: skip
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
         # Convolutions are most of the time, and fastest with the channels innermost.
         self.to(memory_format=torch.channels_last)
 
@@ -97,21 +74,9 @@ class MultiModalSegmentor(nn.Module):
             "backbone": backbone,
             "sem_seg_head": (build_ensemble_head if is_shared else _head_from_config)(cfg, shape),
             "contrast": build_contrast(cfg, shape),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "auxiliary_mean": cfg.MODEL.AUXILIARY.PIXEL_MEAN,
-            "auxiliary_std": cfg.MODEL.AUXILIARY.PIXEL_STD,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
+            **cls.pixels_from_config(cfg),
         }
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    @property
-    def reads_auxiliary(self) -> bool:
-        """Whether the backbone takes pairs; one of Detectron2's takes the visible image alone."""
-        return getattr(self.backbone, "reads_auxiliary", False)
 
     @property
     def size_divisibility(self) -> int:
@@ -124,65 +89,18 @@ class MultiModalSegmentor(nn.Module):
         strides = [shape.stride for shape in self.backbone.output_shape().values()]
         return self.backbone.size_divisibility or max(strides)
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """
-        Args:
-            batched_inputs: one dict per pair, as the mapper makes them, with
-
-                * "image": (3, H, W), "auxiliary": (A, H, W), values 0..255
-                * "valid_box": (top, left, bottom, right) of the pixels that are not padding
-                * "sem_seg": (H, W) int64 labels, in training
-                * "view_seed": int, from which the branch draws its views, in training; drawn
-                  where a loader gives none
-                * "loss_divisor": see `with_divisor`, where these pairs are a part of a batch
-                * "height", "width": of the wanted prediction, if not the input's own
-
-        Returns:
-            in training, losses by name, weighted; else one {"sem_seg": (K, height, width) logits}
-            per pair.
-        """
-        pair = self.preprocess(batched_inputs)
-        pair = self.normalize(pair)
-        features = self.features(pair)
-        if self.training:
-            return self.losses(features, batched_inputs)
-        return self.infer(features, batched_inputs)
-
-    def preprocess(self, batched_inputs: list[dict]) -> PairBatch:
-        """Moves the images to the device and pads them to one size; values 0..1."""
-        visible, auxiliary = self._padded(batched_inputs, "image", self.pixel_mean), None
-        if self.reads_auxiliary:
-            auxiliary = self._padded(batched_inputs, "auxiliary", self.auxiliary_mean)
-        boxes = [
-            inputs.get("valid_box", (0, 0, *inputs["image"].shape[-2:]))
-            for inputs in batched_inputs
-        ]
-        return PairBatch(visible, auxiliary, boxes)
-
-    def normalize(self, pair: PairBatch) -> PairBatch:
-        """Subtracts the means, divides by the deviations, and makes all padding 0.
-
-        That is the mean color, which no real border of a scene is.
-        """
-        visible, auxiliary, boxes = pair
-        visible = (visible * 255 - self.pixel_mean) / self.pixel_std
-        _clear_padding(visible, boxes)
-        if auxiliary is not None:
-            auxiliary = (auxiliary * 255 - self.auxiliary_mean) / self.auxiliary_std
-            _clear_padding(auxiliary, boxes)
-        return PairBatch(visible, auxiliary, boxes)
-
-    def features(self, pair: PairBatch) -> dict[str, Tensor]:
-        """The backbone's features of a normalized pair, by name."""
-        images = (
-            image.contiguous(memory_format=torch.channels_last)
-            for image in (pair.visible, pair.auxiliary)
-            if image is not None
-        )
-        return self.backbone(*images)
-
     def losses(self, features: dict[str, Tensor], batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """The head's, the fusions' and the branch's losses, weighted, each named `loss_*`."""
+        """The head's, the fusions' and the branch's losses, weighted, each named `loss_*`.
+
+        Args:
+            features: by name, of the backbone.
+            batched_inputs: one dict per pair, with
+
+                * "sem_seg": (H, W) int64 labels
+                * "view_seed": int, from which the branch draws its views; drawn where a loader
+                  gives none
+                * "loss_divisor": see `with_divisor`, where these pairs are a part of a batch
+        """
         labels = self._labels(batched_inputs)  # (N, H, W)
         is_empty = not (labels != self.ignore_value).any()
         if is_empty:
@@ -198,8 +116,7 @@ class MultiModalSegmentor(nn.Module):
             _, losses = self.sem_seg_head(features, targets)
         else:
             _, losses = self.sem_seg_head(features, targets, divisor)
-        if hasattr(self.backbone, "regularization"):
-            losses = {**losses, **self.backbone.regularization()}
+        losses = {**losses, **self.regularization()}
         if self.contrast is not None:
             seeds = [
                 inputs["view_seed"] if "view_seed" in inputs else int(torch.randint(2**62, ()))
@@ -246,31 +163,6 @@ class MultiModalSegmentor(nn.Module):
                 )
         return self._pad([inputs["sem_seg"] for inputs in batched_inputs], self.ignore_value)
 
-    def _padded(self, batched_inputs: list[dict], key: str, mean: Tensor) -> Tensor:
-        """The images under a key, (N, C, H, W), in 0..1."""
-        images = []
-        for inputs in batched_inputs:
-            if key not in inputs:
-                raise ValueError(
-                    f"{inputs.get('file_name', 'a record')} comes without {key!r}, but the model "
-                    "reads pairs. Use MultiModalDatasetMapper or smmcl.Predictor, which read both "
-                    "images, or a model of one stream (MODEL.PAIR.AUXILIARY.NAME '')."
-                )
-            if len(inputs[key]) != len(mean):
-                count = len(inputs[key])
-                raise ValueError(
-                    f"{key!r} of {inputs.get('file_name', 'this pair')} has {count} channels but "
-                    f"its PIXEL_MEAN in the config has {len(mean)}. Give it {count} values, or "
-                    "choose another INPUT.AUXILIARY_FORMAT."
-                )
-            images.append(inputs[key].to(self.device, mean.dtype, non_blocking=True) / 255)
-        return self._pad(images)
-
-    def _pad(self, images: list[Tensor], value: float = 0) -> Tensor:
-        return ImageList.from_tensors(
-            images, self.size_divisibility, value, self.backbone.padding_constraints
-        ).tensor
-
 
 def _head_from_config(cfg: CfgNode, shape: dict[str, ShapeSpec]) -> nn.Module:
     try:
@@ -283,10 +175,3 @@ def _head_from_config(cfg: CfgNode, shape: dict[str, ShapeSpec]) -> nn.Module:
             f"{name} reads the feature {error}, but the backbone has {', '.join(shape)}. Name "
             "every fused feature that it reads in MODEL.SEM_SEG_HEAD.IN_FEATURES."
         ) from error
-
-
-def _clear_padding(images: Tensor, boxes: list[tuple[int, int, int, int]]) -> None:
-    """Sets to 0, in place, what lies outside the boxes of images (N, C, H, W)."""
-    for i, (top, left, bottom, right) in enumerate(boxes):
-        images[i, :, :top], images[i, :, bottom:] = 0, 0
-        images[i, :, :, :left], images[i, :, :, right:] = 0, 0
