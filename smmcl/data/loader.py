@@ -236,7 +236,8 @@ def unlabeled_stream(
     agreed_metadata([*cfg.DATASETS.TRAIN, *names])
     records = [{**record} for record in list_records(names)]
     for record in records:
-        record.pop("sem_seg_file_name", None)
+        for key in ("sem_seg_file_name", "class_id"):
+            record.pop(key, None)
     mapper = MultiModalDatasetMapper(cfg, is_train=True, is_labeled=False, **changes)
     return PairStream(records, mapper=mapper, seed=seed)
 

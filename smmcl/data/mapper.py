@@ -104,8 +104,9 @@ class MultiModalDatasetMapper:
             The record, with "image" (3, H, W) uint8, "auxiliary" (A, H, W) uint8 or float32 on the
             scale 0..255 unless the set has visible images alone, "valid_box" (top, left, bottom,
             right) of the real pixels, the stored "height" and "width"; in training also "sem_seg"
-            (H, W) int64, "view_seed", from which the contrastive branch draws its views, and under
-            each key of the record's "further_file_names" that image, cut like "image".
+            (H, W) int64 unless the record has a "class_id", "view_seed", from which the contrastive
+            branch draws its views, and under each key of the record's "further_file_names" that
+            image, cut like "image".
         """
         record = dict(record)
         if self.is_train and "position" not in record:
@@ -157,7 +158,7 @@ class MultiModalDatasetMapper:
             crop_size=self.crop_size,
             flip_probability=self.flip_probability,
         )
-        if self.is_labeled:
+        if self.is_labeled and "class_id" not in record:
             label = self.reader.label(record)
             check_same_size(visible, record["file_name"], label, record["sem_seg_file_name"])
             label = geometry.apply(label, fill=self.reader.ignore, nearest=True)

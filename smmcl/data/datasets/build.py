@@ -84,12 +84,12 @@ def register_split(
     labels = LabelLoader(
         description.label_offset, description.stored_ignore, len(description.classes), ignore=255
     )
-    metadata = MetadataCatalog.get(name)
+    metadata, segments = MetadataCatalog.get(name), description.task == "segmentation"
     facts = {
         "stuff_classes": list(description.classes),
         "stuff_colors": [list(color) for color in description.colors],
         "ignore_label": 255,
-        "evaluator_type": labels.evaluator_type,
+        "evaluator_type": labels.evaluator_type if segments else description.task,
         "sem_seg_loading_fn": labels,
         "split": split,
         "label_offset": description.label_offset,
@@ -111,7 +111,7 @@ def register_split(
         folder = base or os.environ.get("DETECTRON2_DATASETS", "datasets")
         found = find_split(description, split, base=folder)
         metadata.auxiliary = found.format and dataclasses.asdict(found.format)
-        metadata.has_labels = "label" in found.layout
+        metadata.has_labels = "label" in found.layout or not segments
         return found.records
 
     DatasetCatalog.register(name, load)
@@ -173,6 +173,7 @@ def describe_inputs(cfg: CfgNode, name: str) -> dict[str, Any]:
         "format": cfg.INPUT.FORMAT,
         "uses_auxiliary": uses_auxiliary,
         "stuff_colors": metadata.stuff_colors,
+        "evaluator_type": metadata.get("evaluator_type", "sem_seg"),
         **_shared_facts(metadata),
     }
 
@@ -200,7 +201,9 @@ def register_facts(facts: Mapping[str, Any]) -> str:
     name = f"{facts['name']} (as its checkpoint says, {digest})"
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, list)
-        known = {key: facts[key] for key in (*SHARED_FACTS, "align") if key in facts}
+        known = {
+            key: facts[key] for key in (*SHARED_FACTS, "align", "evaluator_type") if key in facts
+        }
         colors = facts.get("stuff_colors") or palette(facts["stuff_classes"])
         MetadataCatalog.get(name).set(**known | {"stuff_colors": colors})
     return name

@@ -44,6 +44,7 @@ class Description:
     # {id} and, where folders are named so, {split}.
     layouts: Sequence[Mapping[str, str]]
     splits: Mapping[str, Split]
+    task: str = "segmentation"  # or "classification": the first folder of an id is its class
     # Alternatives, told apart by the files' channels and bits; none for visible images alone.
     auxiliary: Sequence[AuxiliaryFormat] = ()
     align: Alignment = DEFAULT  # of the auxiliary images with the visible ones
@@ -118,12 +119,13 @@ def palette(classes: Sequence[str]) -> list[list[int]]:
 def _check(description: Description, path: str | Path) -> None:
     for layout in description.layouts:
         wanted = {"visible", *(["auxiliary"] if description.auxiliary else [])}
-        is_right = wanted <= set(layout) <= {*wanted, "label"}
+        labels = ["label"] if description.task == "segmentation" else []
+        is_right = wanted <= set(layout) <= {*wanted, *labels}
         if not is_right or any(len(ID.findall(one)) != 1 for one in layout.values()):
             raise ValueError(
                 f"{path} has the layout {dict(layout)}. Give each a visible pattern, an auxiliary "
                 "one if the file has the key `auxiliary` and only then, and a label one unless the "
-                "set has no labels; each pattern with {id} in it, once."
+                "set has no labels or is for classification; each pattern with {id} in it, once."
             )
     if len(description.colors) != len(description.classes):
         raise ValueError(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+TASKS = ("segmentation", "classification")
 Check = Callable[[Any, str], None]  # of a value and the place where it stands
 
 
@@ -76,6 +77,11 @@ auxiliary = _mapping_of(
     camera=_optional(_list_of(number)),
 )
 KEYS: Mapping[str, Check] = {
+    "task": _kind(
+        "'segmentation' or 'classification'",
+        lambda v: v in TASKS,
+        way_out="Correct it, or leave it out for segmentation.",
+    ),
     "classes": lambda v, place: texts([*v.values()] if isinstance(v, Mapping) else v, place),
     "layouts": _list_of(_mapping_of(text)),
     "splits": _mapping_of(_optional(split)),
@@ -92,6 +98,7 @@ KEYS: Mapping[str, Check] = {
 # What `describe_inputs` puts into a checkpoint.
 FACTS: Mapping[str, Check] = {
     **{"name": text, "format": text, "stuff_classes": texts, "stuff_colors": _list_of(color)},
+    "evaluator_type": text,
     **{"label_offset": count, "ignore_label": count, "stored_ignore": _optional(whole)},
     **{"auxiliary": _optional(auxiliary), "align": mapping},
 }

@@ -12,6 +12,7 @@ from smmcl.data.datasets.lists import Entry, check_unique, fill, id_pattern, rea
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.reader import PairReader
 from smmcl.files.images import decode
+from smmcl.files.pairing import SUFFIXES
 from smmcl.files.paths import relative_path
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def find_split(description: Description, split: str, *, base: str | Path) -> Fou
     logger.info(
         f"{root}: split {split} has {len(ids)} pairs{skipped}; layout "
         f"{' + '.join(_patterns(layout))}; {_describe(auxiliary)}"
-        f"{'' if 'label' in layout else '; no labels'}"
+        f"{'; no labels' if description.task == 'segmentation' and 'label' not in layout else ''}"
     )
     return FoundSplit(layout, auxiliary, records, num_skipped)
 
@@ -90,7 +91,8 @@ def _read_ids(
     lists = [root / name.replace("{split}", split) for name in facts.lists]
     entries = [entry for path in lists for entry in read_entries(path, split, layout=layout)]
     if not lists:
-        found = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+        images = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = (path.relative_to(root).as_posix() for path in images)
         pattern = id_pattern(layout["visible"], split)
         ids = sorted(match["id"] for match in map(pattern.fullmatch, found) if match)
         entries = [Entry(relative_path(name, source=f"a file in {root}"), name) for name in ids]
@@ -133,10 +135,23 @@ def _records(
             if part in layout
         }
         record["image_id"] = name
+        if description.task == "classification":
+            record["class_id"] = _class_of(name, description.classes, root=root)
         if tagged:
             record["tags"] = [tag for tag, members in tagged.items() if name in members]
         records.append(record)
     return records
+
+
+def _class_of(name: str, classes: Sequence[str], *, root: Path) -> int:
+    """Returns the index of the class that the first folder of an id names."""
+    folder, _, rest = name.partition("/")
+    if not rest or folder not in classes:
+        raise ValueError(
+            f"image {name} of {root} lies in no folder of a class. Put it into one of "
+            f"{', '.join(classes)}, or add its folder to classes."
+        )
+    return list(classes).index(folder)
 
 
 def _read_tags(

@@ -102,7 +102,8 @@ def test_a_record_of_detection_gets_a_sentence(own_set) -> None:
 
 
 @pytest.fixture(
-    params=sorted({path for path, _ in builtin_splits().values()}), ids=lambda p: p.stem
+    params=sorted({p for p, _ in builtin_splits().values() if p.stem != "codan"}),
+    ids=lambda p: p.stem,
 )
 def built_in(request, tmp_path):
     """One pair on disk for each built-in set, with every class and a void pixel in its label."""

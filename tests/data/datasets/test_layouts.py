@@ -22,6 +22,7 @@ LAYOUTS = [
     for path in sorted(FOLDER.glob("*.yaml"))
     for index in range(len(read_description(path).layouts))
     for split in list(read_description(path).splits)[:2]
+    if read_description(path).task == "segmentation"
 ]
 OWN = """
 classes: [floor, wall]

@@ -1,4 +1,4 @@
-"""Generated dark pairs in the catalog: scenes become PNG files once, later calls find the files.
+"""Generated pairs in the catalog: scenes become PNG files once, later calls find the files.
 
 A pair is a function of (seed, split, index) and the size alone; its files lie in
 `$DETECTRON2_DATASETS/synthetic_<kind>/<H>x<W>_seed<seed>_<generator>/<split>/{visible,auxiliary,label}/`.
@@ -9,13 +9,16 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
+from smmcl.data.datasets.description import palette
 from smmcl.data.datasets.synthetic import day as synthetic_day
 from smmcl.data.datasets.synthetic import indoor as synthetic_indoor
 from smmcl.data.datasets.synthetic import night as synthetic_night
+from smmcl.data.datasets.synthetic import objects
 from smmcl.files.atomic import write_new_image
 
 logger = logging.getLogger(__name__)
@@ -24,8 +27,9 @@ PARTS = {"file_name": "visible", "auxiliary_file_name": "auxiliary", "sem_seg_fi
 SPLITS = {"train": 400, "val": 100}  # pairs in each
 SIZE = (128, 160)  # H, W where the dataset's name says no other
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
-# Each of these modules has CLASSES, COLORS, AUXILIARY (the format of its images) and render().
-KINDS = {"indoor": synthetic_indoor, "night": synthetic_night, "day": synthetic_day}
+# Each has CLASSES, AUXILIARY (the format of its images) and render(); modules have COLORS as well.
+KINDS = {"indoor": synthetic_indoor, "night": synthetic_night, "day": synthetic_day,
+         "objects_day": objects.DAY, "objects_night": objects.NIGHT}  # fmt: skip
 
 
 def render_pair(
@@ -35,9 +39,11 @@ def render_pair(
 
     Returns:
         `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint16 millimeters (indoor) or uint8
-        (night), `label` (H, W) uint8.
+        (others), `label` (H, W) uint8 unless the set is of objects.
     """
     rng = np.random.default_rng((seed, list(SPLITS).index(split), index))
+    if _of_objects(kind):
+        return KINDS[kind].render(size, class_id=index % len(objects.CLASSES), rng=rng)
     return KINDS[kind].render(size, is_lit=index % 2 == 0, rng=rng)
 
 
@@ -56,15 +62,17 @@ def load_synthetic(
     """
     version = f"{size[0]}x{size[1]}_seed{seed}_{_generator_version()}"
     folder = Path(root) / f"synthetic_{kind}" / version / split
+    splits = getattr(KINDS[kind], "SPLITS", SPLITS)
+    parts = {key: part for key, part in PARTS.items() if part != "label" or not _of_objects(kind)}
     records = [
         {
-            **{key: str(folder / part / f"{index:05d}.png") for key, part in PARTS.items()},
+            **{key: str(folder / part / f"{index:05d}.png") for key, part in parts.items()},
             "image_id": f"{index:05d}",
             "height": size[0],
             "width": size[1],
-            "tags": ["unlit" if index % 2 else "lit"],
+            **_facts_of(kind, index),
         }
-        for index in range(SPLITS[split] if count is None else count)
+        for index in range(splits[split] if count is None else count)
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,14 +81,25 @@ def load_synthetic(
             f"generated pairs cannot be written into {folder}: {error.strerror}. "
             "Set DETECTRON2_DATASETS to a folder that can be written."
         ) from error
-    missing = [r for r in records if not all(Path(r[key]).is_file() for key in PARTS)]
+    missing = [r for r in records if not all(Path(r[key]).is_file() for key in parts)]
     for done, record in enumerate(missing):
         if done % 100 == 0:
             logger.info(f"Rendered {done} of {len(missing)} synthetic {kind} pairs into {folder}")
         pair = render_pair(kind, split, int(record["image_id"]), size=size, seed=seed)
-        for key, part in PARTS.items():
+        for key, part in parts.items():
             write_new_image(record[key], pair[part])
     return records
+
+
+def _facts_of(kind: str, index: int) -> dict[str, Any]:
+    """Returns what a record says of its pair besides the files."""
+    if not _of_objects(kind):
+        return {"tags": ["unlit" if index % 2 else "lit"]}
+    return {"class_id": index % len(objects.CLASSES), "tags": [kind.removeprefix("objects_")]}
+
+
+def _of_objects(kind: str) -> bool:
+    return isinstance(KINDS[kind], objects.Objects)
 
 
 def _generator_version() -> str:
@@ -94,7 +113,7 @@ def register_synthetic(name: str) -> None:
 
     Its files are made when it is first asked for.
     """
-    match = re.fullmatch(r"synthetic_([a-z]+)_([a-z]+)(?:@(\d+)x(\d+))?", name)
+    match = re.fullmatch(r"synthetic_([a-z_]+)_([a-z]+)(?:@(\d+)x(\d+))?", name)
     if match is None or match[1] not in KINDS or match[2] not in SPLITS:
         raise ValueError(
             f"'{name}' names no generated dataset. Write synthetic_<kind>_<split> or "
@@ -102,7 +121,7 @@ def register_synthetic(name: str) -> None:
             f"and a split of {', '.join(SPLITS)}."
         )
     kind, split = KINDS[match[1]], match[2]
-    size = (int(match[3]), int(match[4])) if match[3] else SIZE
+    size = (int(match[3]), int(match[4])) if match[3] else getattr(kind, "SIZE", SIZE)
     if min(size) < MIN_SIDE:
         raise ValueError(
             f"'{name}' asks for {size[0]}x{size[1]} pixels. Both sides must be at least {MIN_SIDE}."
@@ -115,14 +134,15 @@ def register_synthetic(name: str) -> None:
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         stuff_classes=list(kind.CLASSES),
-        stuff_colors=[list(color) for color in kind.COLORS],
+        stuff_colors=[list(color) for color in getattr(kind, "COLORS", palette(kind.CLASSES))],
         ignore_label=255,
-        evaluator_type="sem_seg",  # stored values are the classes
+        # Stored values are the classes.
+        evaluator_type="classification" if _of_objects(match[1]) else "sem_seg",
         label_offset=0,
         stored_ignore=255,
         auxiliary=dict(kind.AUXILIARY),
         absent_from_mean=[],
-        num_images=SPLITS[split],
+        num_images=getattr(kind, "SPLITS", SPLITS)[split],
     )
 
 

@@ -59,7 +59,7 @@ def render(
     radiance = scene.shade(lamps, ambient=ambient)
     return {
         "visible": take_picture(radiance, rng=rng),
-        "auxiliary": _measure_heat(scene.heat, rng),
+        "auxiliary": measure_heat(scene.heat, rng),
         "label": scene.label,
     }
 
@@ -148,7 +148,7 @@ def _add_people(scene: Scene, edges: tuple[float, float], rng: np.random.Generat
         scene.add_ellipsoid((x, 1.65, z), (0.16, 0.18, 0.16), **black)
 
 
-def _measure_heat(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def measure_heat(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns what a thermal camera stores: its own gain and offset, rows that drift, noise."""
     drift = 0.015 * rng.standard_normal((heat.shape[0], 1), np.float32)
     noise = 0.02 * rng.standard_normal(heat.shape, np.float32)
