@@ -16,6 +16,7 @@ from smmcl.d2 import (
     DefaultTrainer,
     EventWriter,
     HookBase,
+    MetadataCatalog,
     build_model,
     comm,
     hooks,
@@ -38,6 +39,7 @@ from smmcl.engine.solver import build_lr_scheduler, build_optimizer
 from smmcl.engine.step import amp_dtype, build_step_trainer, compile_backbone
 from smmcl.engine.stop import StopTogether, saving_at_a_failure
 from smmcl.engine.tracking import build_trackers
+from smmcl.evaluation.classification import TASK, ClassificationEvaluator
 from smmcl.evaluation.draws import evaluate_draws
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.sliding_window import wrap_for_test
@@ -187,7 +189,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        return PairSemSegEvaluator(cfg, dataset_name)
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        return (ClassificationEvaluator if kind == TASK else PairSemSegEvaluator)(cfg, dataset_name)
 
 
 def evaluate(cfg: CfgNode) -> OrderedDict[str, Any]:

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,27 @@ from smmcl.evaluation.confusion import SegmentationScores, score
 from smmcl.files.atomic import atomic, write_text
 from smmcl.files.json import read_json
 
-MEANS = ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC")
+# Of each task, the headline first.
+MEANS = {
+    "sem_seg": ("mIoU", "mIoU_all", "fwIoU", "mACC", "pACC"),
+    "classification": ("top1", "top5", "mACC"),
+}
 SCORES = {"*": float}  # by name
 FORM = {  # of evaluation.json
     "protocol": {"dataset": str, "*": str},
-    "results": {"sem_seg": SCORES, "*": SCORES},
+    "results": {"*": SCORES},
     "classes": [str],
     "pairs": SCORES,
-    "confusion": {"sem_seg": [[int]], "*": [[int]]},
+    "confusion": {"*": [[int]]},
 }
 TABLE = {"floatfmt": ".2f", "missingval": "-", "tablefmt": "pipe"}
+
+
+def main_task(tasks: Iterable[str]) -> str:
+    """The task of all pairs, beside which are those of tags: "sem_seg" or "classification"."""
+    if found := [task for task in MEANS if task in tasks]:
+        return found[0]
+    raise ValueError(f"there are scores of {', '.join(tasks)}, but none of {' or '.join(MEANS)}.")
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Report:
     absent_rule: str
     excluded: Sequence[str]
     pair_ious: Mapping[str, float] = field(default_factory=dict)
+    kinds = ("IoU", "ACC")  # of scores of a class
 
     def results(self) -> OrderedDict[str, dict[str, float]]:
         """Returns values in percent by task and name; what has no pixels is left out.
@@ -71,9 +83,9 @@ class Report:
     def text(self) -> str:
         """States the protocol, then all tasks side by side with one row a class, then the means."""
         results = self.results()
-        headers = ["class", *(f"{kind} {task}" for task in results for kind in ("IoU", "ACC"))]
+        headers = ["class", *(f"{kind} {task}" for task in results for kind in self.kinds)]
         rows = [
-            [name, *(v.get(f"{kind}-{name}") for v in results.values() for kind in ("IoU", "ACC"))]
+            [name, *(v.get(f"{kind}-{name}") for v in results.values() for kind in self.kinds)]
             for name in self.classes
         ]
         lines = [f"{name}: {value}" for name, value in self.protocol.items()]
@@ -86,8 +98,8 @@ class Report:
 
         Where the other common rule for absent classes gives another mean, it stands beside.
         """
-        results = self.results()
-        names = [name for name in MEANS if any(name in values for values in results.values())]
+        results, known = self.results(), MEANS["sem_seg"]
+        names = [name for name in known if any(name in values for values in results.values())]
         rows = [[task, *(values.get(n) for n in names)] for task, values in results.items()]
         other = "present" if self.absent_rule == "truth" else "truth"
         others = [self._score(task, absent_rule=other).mean_iou for task in results]
@@ -102,6 +114,7 @@ class Report:
     def read(path: Path) -> dict[str, Any]:
         """Reads what `save` wrote into evaluation.json."""
         content = read_json(path, FORM)
+        main_task(content["results"])
         count = len(content["classes"])
         for task, rows in content["confusion"].items():
             if [len(row) for row in rows] != [count] * count:
@@ -117,7 +130,7 @@ class Report:
             "results": results,
             "classes": list(self.classes),
             "pairs": {name: iou for name, iou in self.pair_ious.items() if not math.isnan(iou)},
-            "confusion": {task: counts.tolist() for task, counts in self.counts.items()},
+            "confusion": {task: self.confusion(task).tolist() for task in self.counts},
         }
         write_text(folder / "evaluation.json", json.dumps(content, indent=1))
         with atomic(folder / "evaluation.csv") as path, path.open("w", newline="") as file:
@@ -128,7 +141,11 @@ class Report:
         lines = [f"- {name}: {value}" for name, value in self.protocol.items()]
         write_text(folder / "evaluation.md", "\n".join([*lines, "", self.means_table(), ""]))
 
+    def confusion(self, task: str) -> Tensor:
+        """(K, K) counts, rows are the truth."""
+        return self.counts[task]
+
     def _score(self, task: str, *, absent_rule: str = "") -> SegmentationScores:
         excluded = [self.classes.index(name) for name in self.excluded]
         rule = absent_rule or self.absent_rule
-        return score(self.counts[task], absent_rule=rule, excluded=excluded)
+        return score(self.confusion(task), absent_rule=rule, excluded=excluded)

@@ -29,8 +29,6 @@ from smmcl.evaluation.predictions import PredictionWriter
 from smmcl.evaluation.report import Report
 from smmcl.files.paths import relative_path
 
-TASK = "sem_seg"
-
 logger = logging.getLogger(__name__)
 
 
@@ -44,6 +42,8 @@ class PairSemSegEvaluator(DatasetEvaluator):
     The result has the task "sem_seg", and "sem_seg_<tag>" for every tag of the pairs (day, night).
     A score without pixels is left out: it is neither 0 nor NaN.
     """
+
+    task, report_type = "sem_seg", Report
 
     @configurable
     def __init__(
@@ -72,7 +72,10 @@ class PairSemSegEvaluator(DatasetEvaluator):
         self._classes = {"num_classes": self._reader.num_classes, "ignore": self._reader.ignore}
         indices = [metadata.stuff_classes.index(name) for name in self._excluded]
         self._rules = {"absent_rule": absent_rule, "excluded": indices}
-        self._absent_words = explain_rule(absent_rule)
+        self._stated = {  # lines of the protocol
+            "absent classes": explain_rule(absent_rule),
+            "excluded from means": ", ".join(self._excluded) or "none",
+        }
         self.output_folder = output_folder
         self._protocol = dict(protocol or {})
         self._writer = None
@@ -114,17 +117,24 @@ class PairSemSegEvaluator(DatasetEvaluator):
             outputs: for each "sem_seg" (K, H, W), scores at the label's resolution.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            truth = torch.from_numpy(self._reader.label(record))
-            # On a CPU torch takes seven times as long for `argmax` of the first dimension.
-            prediction = output["sem_seg"].max(dim=0).indices  # (H, W)
-            counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
-            self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou
-            for task in (TASK, *(f"{TASK}_{tag}" for tag in record.get("tags", ()))):
+            counts, size = self._count(record, output)
+            for task in (self.task, *(f"{self.task}_{tag}" for tag in record.get("tags", ()))):
                 self._counts[task] = self._counts.get(task, 0) + counts
                 self._num_pairs[task] += 1
-            self._sizes[tuple(prediction.shape)] += 1
-            if self._writer:
-                self._writer.write(prediction.cpu().numpy(), record["image_id"])
+            self._sizes[size] += 1
+
+    def _count(
+        self, record: Mapping[str, Any], output: Mapping[str, Any]
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """The counts (K, K) of one pair, and its size."""
+        truth = torch.from_numpy(self._reader.label(record))
+        # On a CPU torch takes seven times as long for `argmax` of the first dimension.
+        prediction = output["sem_seg"].max(dim=0).indices  # (H, W)
+        counts = count_confusion(prediction, truth, **self._classes)  # (K, K)
+        self._pair_ious[str(record["image_id"])] = score(counts, **self._rules).mean_iou
+        if self._writer:
+            self._writer.write(prediction.cpu().numpy(), record["image_id"])
+        return counts, tuple(prediction.shape)
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Adds up the counts of all processes; the main one returns the scores, and reports.
@@ -142,7 +152,7 @@ class PairSemSegEvaluator(DatasetEvaluator):
                 raise ElsewhereError(f"process {rank} failed: {share}")
         counts, num_pairs, sizes, pair_ious = zip(*shares, strict=True)
         tasks = sorted(set().union(*counts))
-        report = Report(
+        report = self.report_type(
             protocol=self._state_protocol(sum(num_pairs, Counter()), sum(sizes, Counter())),
             classes=self._metadata.stuff_classes,
             counts={task: sum(share[task] for share in counts if task in share) for task in tasks},
@@ -160,15 +170,14 @@ class PairSemSegEvaluator(DatasetEvaluator):
         self, num_pairs: Counter[str], sizes: Counter[tuple[int, int]]
     ) -> dict[str, str]:
         published = self._metadata.get("num_images")
-        is_subset = published is not None and num_pairs[TASK] != published
+        is_subset = published is not None and num_pairs[self.task] != published
         pairs = ", ".join(f"{task} {number}" for task, number in sorted(num_pairs.items()))
         return {
             "dataset": self._dataset_name,
             "pairs": f"{pairs} (published: {published}, so not comparable)" if is_subset else pairs,
             "resolution": ", ".join(f"{h}x{w}" for (h, w), _ in sizes.most_common(4))
             + (f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""),
-            "absent classes": self._absent_words,
-            "excluded from means": ", ".join(self._excluded) or "none",
+            **self._stated,
             "engine": f"{ENGINE} {ENGINE_VERSION}",
             **self._protocol,
         }

@@ -101,7 +101,7 @@ def check_adaptation(cfg: CfgNode) -> None:
     name = next(iter([*sets, *cfg.DATASETS.TEST]), "")
     records = DatasetCatalog.get(name) if name and metric else ()
     tags = {tag for record in records for tag in record.get("tags", ())}
-    is_of_day = re.search(r"sem_seg_day/", metric)
+    is_of_day = re.search(r"_day/", metric)
     is_dark = any(NIGHT.search(tag) for tag in tags) and not is_of_day
     if metric and (NIGHT.search(metric.replace("_", " ")) or NIGHT.search(name) or is_dark):
         raise ValueError(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
-from smmcl.evaluation.report import MEANS
+from smmcl.evaluation.report import MEANS, main_task
 from smmcl.inference.predictor import Predictor
 from smmcl.visualization import charts
 from smmcl.visualization.panels import brighten, color_auxiliary, enlarge, overlay, pictures
@@ -31,7 +31,6 @@ from smmcl.visualization.runs import (
     warnings,
 )
 
-TASK = "sem_seg"
 NUM_CONFUSIONS = 10
 
 
@@ -60,6 +59,8 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
     environment.filters |= {"short": short, "breakable": breakable}
     template = environment.get_template("report.html.j2")
     datasets, (groups, scores) = shared_datasets(runs), score_table(runs)
+    # Of a classifier there are no label maps to draw.
+    drawn = [name for name in datasets if num_pairs and task_of(runs, name) == "sem_seg"]
     return template.render(
         names=[run.name for run in runs],
         colors=[charts.color_of(place) for place in range(len(runs))],
@@ -71,8 +72,8 @@ def make_report(runs: Sequence[Run], *, num_pairs: int) -> str:
         charts=list(draw_charts(runs)),
         confusions={name: confusions(runs, name) for name in datasets},
         robustness={name: robustness_rows(runs, name) for name in datasets},
-        pairs={name: draw_pairs(runs, name, count=num_pairs) for name in datasets if num_pairs},
-        legends={name: legend(name) for name in datasets if num_pairs},
+        pairs={name: draw_pairs(runs, name, count=num_pairs) for name in drawn},
+        legends={name: legend(name) for name in drawn},
         experiments={
             path.parent.name: path.read_text()
             for run in runs  # a run of a grid lies in GRID/ROW/seedN
@@ -97,24 +98,29 @@ def breakable(text: str) -> Markup:
 def score_table(runs: Sequence[Run]) -> tuple[dict[str, list[str]], list[list[Cell]]]:
     """Returns the titles of the columns by group, and a row of scores for each run.
 
-    Columns are the mIoU of all pairs and of each tag, then the other means. The best of a column
-    is marked where all protocols agree.
+    Columns are the mIoU (of a classifier top-1) of all pairs and of each tag, then the other means.
+    The best of a column is marked where all protocols agree.
     """
     groups: dict[str, list[str]] = {}
     columns = []
     for name in shared_datasets(runs):
         results = [run.evaluations[name]["results"] for run in runs]
-        agree = not protocol_differences(runs, name)
+        agree, main = not protocol_differences(runs, name), task_of(runs, name)
+        headline, *others = MEANS[main]
         for task in dict.fromkeys(task for result in results for task in result):
-            title = "all" if task == TASK else task.removeprefix(f"{TASK}_")
-            groups.setdefault(f"{name}: mIoU", []).append(title)
-            columns.append(_cells([r.get(task, {}).get("mIoU") for r in results], agree=agree))
-        for metric in MEANS[1:]:
-            values = [result[TASK].get(metric) for result in results]
+            title = "all" if task == main else task.removeprefix(f"{main}_")
+            groups.setdefault(f"{name}: {headline}", []).append(title)
+            columns.append(_cells([r.get(task, {}).get(headline) for r in results], agree=agree))
+        for metric in others:
+            values = [result[main].get(metric) for result in results]
             if values != [None] * len(runs):
                 groups.setdefault(f"{name}: all pairs", []).append(metric)
                 columns.append(_cells(values, agree=agree))
     return groups, [list(row) for row in zip(*columns, strict=True)]
+
+
+def task_of(runs: Sequence[Run], dataset: str) -> str:
+    return main_task(runs[0].evaluations[dataset]["results"])
 
 
 def _cells(values: Sequence[float | None], *, agree: bool) -> list[Cell]:
@@ -136,27 +142,31 @@ def draw_charts(runs: Sequence[Run]) -> Iterator[Markup]:
     curves = [run.curves.get(name, []) for run in runs]
     if any(curves):
         yield charts.lines(curves, title=title, x="Iteration", y="Loss")
-    curves = [run.curves.get(f"{TASK}/mIoU", []) for run in runs]
-    if any(len(points) > 1 for points in curves):
-        yield charts.lines(curves, title="Validation score", x="Iteration", y="mIoU (%)")
+    for task, (headline, *_) in MEANS.items():
+        curves = [run.curves.get(f"{task}/{headline}", []) for run in runs]
+        if any(len(points) > 1 for points in curves):
+            words = {"title": "Validation score", "x": "Iteration", "y": f"{headline} (%)"}
+            yield charts.lines(curves, **words)
     for name in shared_datasets(runs):
         curves = [measured.get(("all", "mean"), []) for measured in robustness(runs, name)]
         if any(curves):
             words = {"title": f"Mean of all corruptions on {short(name)}", "x": "Severity"}
             yield charts.lines(curves, y="mIoU (%)", **words)
     for name in shared_datasets(runs):
-        results = [run.evaluations[name]["results"][TASK] for run in runs]
-        classes = runs[0].evaluations[name]["classes"]
-        values = {one: [result.get(f"IoU-{one}") for result in results] for one in classes}
+        main = task_of(runs, name)
+        results = [run.evaluations[name]["results"][main] for run in runs]
+        classes, kind = runs[0].evaluations[name]["classes"], "IoU" if main == "sem_seg" else "ACC"
+        values = {one: [result.get(f"{kind}-{one}") for result in results] for one in classes}
         for part in charts.of_a_page(values):
-            yield charts.bars(part, title=f"IoU by class on {short(name)}", x="IoU (%)")
+            yield charts.bars(part, title=f"{kind} by class on {short(name)}", x=f"{kind} (%)")
 
 
 def confusions(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
     """Returns which class is taken for which, in percent of its pixels, by run; the worst first."""
     names, shares = runs[0].evaluations[dataset]["classes"], []
     for run in runs:
-        counts = np.array(run.evaluations[dataset]["confusion"][TASK], dtype=float)  # (K, K)
+        evaluation = run.evaluations[dataset]
+        counts = np.array(evaluation["confusion"][main_task(evaluation["results"])], dtype=float)
         np.fill_diagonal(share := 100 * counts / counts.sum(axis=1, keepdims=True).clip(1), 0)
         shares.append(share)
     worst = np.max(shares, axis=0)  # (K, K)
@@ -173,7 +183,7 @@ def confusions(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
 def robustness(runs: Sequence[Run], dataset: str) -> list[dict[tuple[str, str], Curve]]:
     """Returns each run's (severity, mIoU) by image and corruption; nothing where not measured."""
     measured = [run.robustness.get(dataset) for run in runs]
-    return [one.curves(TASK) if one else {} for one in measured]
+    return [one.curves("sem_seg") if one else {} for one in measured]
 
 
 def robustness_rows(runs: Sequence[Run], dataset: str) -> dict[str, list[str]]:
