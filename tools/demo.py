@@ -16,7 +16,7 @@ from smmcl.inference.index import identity
 from smmcl.inference.named_model import add_model_arguments, named_config
 from smmcl.inference.predict_files import FilePredictor
 from smmcl.inference.predictor import Predictor
-from smmcl.inference.results import PARTS, PICTURES, Results
+from smmcl.inference.results import OF_CLASSES, PARTS, PICTURES, Results
 from smmcl.inference.sources import Source
 from smmcl.weights.files import local_file
 
@@ -81,6 +81,9 @@ def main() -> None:
         dataset=args.dataset, limit=args.limit, results=[args.output / part for part in PARTS],
     )  # fmt: skip
     parts = set(args.write) - (set(PICTURES) if args.pictures == "none" else set())
+    if predictor.classifies:
+        check_classifies(args)
+        parts &= {*OF_CLASSES}
     cfg = predictor.cfg.clone()
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
     weights = local_file(predictor.cfg.MODEL.WEIGHTS)
@@ -93,6 +96,14 @@ def main() -> None:
         options = {"short_side": args.short_side, "confidence": args.confidence}
         work = FilePredictor(predictor, results, keep_going=args.keep_going, **options)
         count_and_print(work(records), total=total, args=args)
+
+
+def check_classifies(args: argparse.Namespace) -> None:
+    if args.confidence or args.truth:
+        raise ValueError(
+            "--confidence and --truth are of labels of pixels, but the model gives one class an "
+            "image. Leave them out: the scores and classes are in predictions.jsonl."
+        )
 
 
 def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> None:

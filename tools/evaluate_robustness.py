@@ -21,6 +21,7 @@ from smmcl.evaluation.failures import Failure, SensorFailures, all_failures
 from smmcl.evaluation.robustness import Condition, Robustness, all_conditions
 from smmcl.evaluation.sem_seg import PairSemSegEvaluator
 from smmcl.inference.named_model import add_checkpoint, put_checkpoint
+from smmcl.modeling.classifier import check_segments
 
 
 def trainer_of(condition: Condition | Failure | None, *, limit: int | None) -> type[Trainer]:
@@ -39,6 +40,7 @@ def trainer_of(condition: Condition | Failure | None, *, limit: int | None) -> t
 def evaluate(args: argparse.Namespace) -> None:
     cfg = setup(args)
     model = Trainer.build_model(cfg)
+    check_segments(model, "evaluate_robustness")
     cfg = changed(cfg, "MODEL.WEIGHTS", load_weights(cfg, model))
     for dataset in cfg.DATASETS.TEST:
         measure(changed(cfg, "DATASETS.TEST", (dataset,)), model, args=args)

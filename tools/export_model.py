@@ -16,6 +16,7 @@ from smmcl.inference.export import (
     MIN_SIDE,
     FromPixels,
     Outputs,
+    TensorClassifier,
     TensorSegmentor,
     ToLabels,
     check_program,
@@ -68,6 +69,8 @@ def pairs_to_compare(
         yield f"random {num} x {size[0]}x{size[1]}", tuple(pair)
     for name, record in stored:
         inputs = predictor.mapper(record)
+        # A set of visible images alone has no auxiliary one, and its model reads none.
+        inputs.setdefault("auxiliary", torch.zeros(counts[1], *inputs["image"].shape[1:]))
         pair = (inputs[key][None].float() for key in ("image", "auxiliary"))  # (1, channels, H, W)
         yield f"{name} {record['image_id']}", tuple(pair)
 
@@ -77,7 +80,7 @@ def main() -> None:
     setup_logger(name="smmcl")
     predictor = Predictor(named_config(args))
     stored = stored_pairs(predictor, args=args)
-    bare = TensorSegmentor(predictor.model)
+    bare = (TensorClassifier if predictor.classifies else TensorSegmentor)(predictor.model)
     whole = FromPixels(bare, model=predictor.model).eval()
     network: nn.Module = bare if args.normalized else whole
     facts = facts_of(predictor, is_normalized=args.normalized, gives_labels=args.labels)

@@ -17,6 +17,7 @@ from smmcl.data.reader import PairReader
 from smmcl.evaluation.predictions import open_predictions
 from smmcl.files.atomic import atomic
 from smmcl.inference.predictor import Predictor
+from smmcl.modeling.classifier import check_segments
 from smmcl.visualization.figure import Method, draw_methods, spread
 
 
@@ -36,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 def open_method(place: str, args: argparse.Namespace) -> Method:
     if place.endswith(".pth"):
         predictor = Predictor.from_checkpoint(place, overrides=("DATASETS.TEST", (args.dataset,)))
+        check_segments(predictor.model, "make_figure")
         return lambda record: predictor.predict([predictor.mapper(record)])[0].labels
     reader = PairReader.of(MetadataCatalog.get(args.dataset))
     read = open_predictions(place, reader=reader, label_offset=args.label_offset)

@@ -12,6 +12,7 @@ from smmcl.d2 import DatasetCatalog, MetadataCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.files.atomic import atomic, write_text
 from smmcl.inference.predictor import Predictor
+from smmcl.modeling.classifier import check_segments
 from smmcl.visualization.feature_plots import draw_modulation, draw_spaces, look, methods
 from smmcl.visualization.figure import spread
 
@@ -38,6 +39,7 @@ def main() -> None:
     for model in args.models:
         name, _, path = model.rpartition("=")
         predictor = Predictor.from_checkpoint(path, overrides=("DATASETS.TEST", (args.dataset,)))
+        check_segments(predictor.model, "visualize_features")
         chosen = tqdm(records, desc=name, unit="pair")
         seen[name] = [look(predictor, one, short_side=args.short_side) for one in chosen]
     if "t-SNE" not in methods():

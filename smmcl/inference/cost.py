@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from smmcl.d2 import CfgNode, build_model
 from smmcl.engine.setup import changed
 from smmcl.modeling.backbone.shared import SharedPairBackbone
+from smmcl.modeling.classifier import check_segments
 
 Counts = dict[str, float]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -166,6 +167,7 @@ def analyze(
     """Lines of the report, in Markdown; `num_runs` are timed, after one that warms up."""
     torch.manual_seed(0)
     model = build_model(cfg)
+    check_segments(model, "analyze_model")
     pairs = make_pairs(cfg, size=size, num_pairs=num_pairs)
     steps = {
         step.__name__: functools.partial(step, model, pairs) for step in (infer, forward, train)
@@ -200,6 +202,7 @@ def measure_inference(cfg: CfgNode, *, size: tuple[int, int], num_runs: int = 5)
     """What one pair costs at inference, without the branch: "ms" is this process's CPU time."""
     torch.manual_seed(0)
     model = build_model(changed(cfg, "MODEL.CONTRAST.NAME", ""))
+    check_segments(model, "The cost of inference")
     step = functools.partial(infer, model, make_pairs(cfg, size=size, num_pairs=1))
     runs = [watch(model, step, read_clock=CLOCKS["cpu"])[1]["all"] for _ in range(num_runs + 1)]
     return {

@@ -21,7 +21,9 @@ from torch.export import Dim, ExportedProgram
 
 from smmcl.files.atomic import atomic, write_text
 from smmcl.inference.predictor import Predictor
+from smmcl.modeling.classifier import ImageClassifier
 from smmcl.modeling.layers.resize import resize
+from smmcl.modeling.pair_model import PairModel
 from smmcl.modeling.segmentor import MultiModalSegmentor
 
 MIN_SIDE = 64  # pixels: from there on the last stage has 2 cells, and no operation degenerates
@@ -54,12 +56,26 @@ class TensorSegmentor(nn.Module):
         return F.pad(logits, (0, -right, 0, -down)) if self.divisibility else logits
 
 
+class TensorClassifier(nn.Module):
+    """The same of a classifier, whose logits are (N, K)."""
+
+    output_names = ("logits",)
+
+    def __init__(self, model: ImageClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, visible: Tensor, auxiliary: Tensor) -> Tensor:
+        images = (visible, auxiliary) if self.model.reads_auxiliary else (visible,)
+        return self.model.logits(self.model.backbone(*images))
+
+
 class FromPixels(nn.Module):
     """Lets a network that gives logits take pixels: values 0..255, as float32."""
 
     output_names = ("logits",)
 
-    def __init__(self, network: nn.Module, *, model: MultiModalSegmentor) -> None:
+    def __init__(self, network: nn.Module, *, model: PairModel) -> None:
         super().__init__()
         self.network = network
         for name in ("pixel_mean", "pixel_std", "auxiliary_mean", "auxiliary_std"):
@@ -75,7 +91,7 @@ class FromPixels(nn.Module):
 
 
 class ToLabels(nn.Module):
-    """Lets a network that gives logits give labels (N, H, W) int64, and their probability."""
+    """Lets a network that gives logits give labels, (N, H, W) or (N,), and their probability."""
 
     output_names = ("labels", "probability")
 
@@ -88,7 +104,7 @@ class ToLabels(nn.Module):
 
 
 def to_labels(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K, H, W) to labels and their probability, both (N, H, W)."""
+    """Logits (N, K, ...) to labels, int64, and their probability, both (N, ...)."""
     probability, labels = logits.softmax(dim=1).max(dim=1)
     return labels, probability
 
@@ -159,8 +175,9 @@ def read_program(path: Path) -> Callable[[Tensor, Tensor], Outputs] | None:
 
 def facts_of(predictor: Predictor, *, is_normalized: bool, gives_labels: bool) -> dict[str, Any]:
     """What a user of the file must know."""
-    cfg, metadata = predictor.cfg, predictor.metadata
+    cfg, metadata, known = predictor.cfg, predictor.metadata, predictor.mapper.reader.format
     return {
+        "task": "classification" if predictor.classifies else "segmentation",
         "inputs": {"visible": ["N", 3, "H", "W"],
                    "auxiliary": ["N", predictor.mapper.reader.channels, "H", "W"]},
         "values": "normalized" if is_normalized else "0..255 as float32",
@@ -169,7 +186,7 @@ def facts_of(predictor: Predictor, *, is_normalized: bool, gives_labels: bool) -
         "visible_channels": cfg.INPUT.FORMAT,
         "visible_mean_std": [cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD],
         "auxiliary_mean_std": [cfg.MODEL.AUXILIARY.PIXEL_MEAN, cfg.MODEL.AUXILIARY.PIXEL_STD],
-        "auxiliary": dataclasses.asdict(predictor.mapper.reader.format),
+        "auxiliary": known and dataclasses.asdict(known),
         "classes": metadata.stuff_classes,
         "colors": metadata.stuff_colors,
         "label_offset": metadata.label_offset,
@@ -206,10 +223,10 @@ def rounding(network: nn.Module, logits: Tensor) -> float:
 
 
 def compare(wanted: Tensor, got: Tensor) -> tuple[float, float]:
-    """Largest difference and share of equal labels of logits (N, K, H, W) or labels (N, H, W)."""
+    """Largest difference and share of equal labels of logits (N, K, ...) or labels (N, ...)."""
     assert wanted.shape == got.shape, f"{tuple(got.shape)} is not {tuple(wanted.shape)}"
     difference = (wanted.double() - got.double()).abs().max().item()
-    if wanted.ndim == 4:
+    if wanted.ndim in (2, 4):
         wanted, got = wanted.argmax(dim=1), got.argmax(dim=1)  # (N, H, W)
     return difference, (wanted == got).double().mean().item()
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from smmcl.inference.index import take_up
-from smmcl.inference.prediction import UNSURE, Prediction
+from smmcl.inference.prediction import UNSURE, ImageClass, Prediction
 from smmcl.inference.predictor import Predictor
 from smmcl.inference.results import PICTURES, Results
 from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
@@ -43,17 +43,32 @@ class FilePredictor:
         start = time.perf_counter()
         prediction = self.predictor.predict([inputs])[0]
         seconds = time.perf_counter() - start
+        paths = [str(file) if isinstance(file, str | Path) else None for file in pair]
+        entry = {**dict(zip(("visible", "auxiliary"), paths, strict=True)), "seconds": seconds}
+        if isinstance(prediction, ImageClass):
+            entry |= {"label": prediction.label, "scores": prediction.by_name()}
+            drawn = self._draw_class(record, inputs, prediction)
+            return self.results.write(record, entry, prediction, drawn)
         if self.confidence:
             prediction = prediction.above(self.confidence)
-        paths = [str(file) if isinstance(file, str | Path) else None for file in pair]
-        entry = {
-            **dict(zip(("visible", "auxiliary"), paths, strict=True)),
-            "seconds": seconds,
+        entry |= {
             "confidence": float(prediction.probabilities.max(axis=0).mean()),
             "shares": class_shares(prediction.labels, metadata=self.predictor.metadata),
         }
         drawn = self._draw(record, inputs, prediction)
         return self.results.write(record, entry, prediction, drawn)
+
+    def _draw_class(
+        self, record: dict[str, Any], inputs: dict[str, Any], prediction: ImageClass
+    ) -> dict[str, np.ndarray]:
+        """The panel of one image, under its class."""
+        if "panels" not in self.results.parts:
+            return {}
+        heading = f"{record['name']}    {prediction}"
+        if "class_id" in record:
+            truth = self.predictor.metadata.stuff_classes[record["class_id"]]
+            heading += f", truth {truth}"
+        return {"panels": self.predictor.draw(inputs, maps={}, heading=heading)}
 
     def _draw(
         self, record: dict[str, Any], inputs: dict[str, Any], prediction: Prediction

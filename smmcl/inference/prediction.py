@@ -1,4 +1,8 @@
-"""What a model says about one pair, in training ids, in the dataset's own, and as files."""
+"""What a model says about one pair, in training ids, in the dataset's own, and as files.
+
+Shape shorthand in this module:
+    K: classes     H, W: size of the pair
+"""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,6 +15,30 @@ from smmcl.evaluation.predictions import save_ids, stored_ids
 from smmcl.files.atomic import atomic
 
 UNSURE = 255  # label of pixels below a wanted confidence
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageClass:
+    """What a classifier says about one image.
+
+    scores: (K,) float32, the probability of each class; they sum to 1.
+    metadata: of the dataset, with its `stuff_classes`.
+    """
+
+    scores: np.ndarray
+    metadata: Any
+
+    @property
+    def label(self) -> str:
+        """The name of the most probable class."""
+        return self.metadata.stuff_classes[self.scores.argmax()]
+
+    def __str__(self) -> str:
+        return f"{self.label} {100 * self.scores.max():.1f}%"
+
+    def by_name(self) -> dict[str, float]:
+        """The probability of each class."""
+        return dict(zip(self.metadata.stuff_classes, self.scores.tolist(), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,8 +23,9 @@ from smmcl.files.images import Picture, decode
 from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.inference.fold import fold
 from smmcl.inference.named_model import checkpoint_config
-from smmcl.inference.prediction import Prediction
+from smmcl.inference.prediction import ImageClass, Prediction
 from smmcl.inference.sliding_window import wrap_for_test
+from smmcl.modeling.classifier import ImageClassifier
 from smmcl.visualization.panels import draw_pair, pictures
 from smmcl.weights.zoo import PREFIX
 
@@ -55,6 +56,7 @@ class Predictor:
         model = build_model(cfg)
         load_weights(cfg, model)
         self.model = fold(model)
+        self.classifies = isinstance(model, ImageClassifier)
         self.metadata = agreed_metadata(names)
         self.mapper = MultiModalDatasetMapper(cfg, is_train=False, dataset_name=names[0])
         # Who trained with missing images may leave them out.
@@ -103,7 +105,7 @@ class Predictor:
                 the model has no auxiliary stream.
 
         Returns:
-            `Prediction` at the pair's own size, or a list of them.
+            `Prediction` at the pair's own size, of a classifier `ImageClass`, or a list of them.
         """
         if not isinstance(visible, (list, tuple)):
             return self.predict([self.prepare(visible, auxiliary)])[0]
@@ -167,7 +169,7 @@ class Predictor:
         self._check_needs_no_auxiliary(beside.path)
         return np.zeros((*beside.values.shape[:2], reader.format.scaled_channels), dtype=np.uint8)
 
-    def predict(self, inputs: Sequence[dict[str, Any]]) -> list[Prediction]:
+    def predict(self, inputs: Sequence[dict[str, Any]]) -> list[Prediction] | list[ImageClass]:
         """Predicts pairs that `prepare` or the mapper made.
 
         Pairs of one size go through the model together. Others go alone, since the padding to a
@@ -177,7 +179,11 @@ class Predictor:
             return [prediction for pair in inputs for prediction in self.predict([pair])]
         with torch.inference_mode():
             outputs = wrap_for_test(self.cfg, self.model)(list(inputs))  # as in evaluation
-            scores = [output["sem_seg"].float().softmax(dim=0) for output in outputs]  # (K, H, W)
+            # (K,) of a classifier, else (K, H, W)
+            logits = [output.get("scores", output.get("sem_seg")) for output in outputs]
+            scores = [part.float().softmax(dim=0) for part in logits]
+        if self.classifies:
+            return [ImageClass(part.cpu().numpy(), self.metadata) for part in scores]
         return [
             Prediction(part.argmax(dim=0).byte().cpu().numpy(), part.cpu().numpy(), self.metadata)
             for part in scores
@@ -188,8 +194,11 @@ class Predictor:
     ) -> Image.Image:
         """Draws one pair with its prediction and a legend; a notebook shows the result."""
         inputs = self.prepare(visible, auxiliary)
-        labels = self.predict([inputs])[0].labels
-        return Image.fromarray(self.draw(inputs, maps={"prediction": labels}, heading=heading))
+        prediction = self.predict([inputs])[0]
+        if self.classifies:
+            return Image.fromarray(self.draw(inputs, maps={}, heading=heading or str(prediction)))
+        maps = {"prediction": prediction.labels}
+        return Image.fromarray(self.draw(inputs, maps=maps, heading=heading))
 
     def draw(
         self, inputs: dict[str, Any], *, maps: dict[str, np.ndarray], **options: Any

@@ -17,6 +17,7 @@ from smmcl.inference.sources import Source, state_of
 ENDINGS = {"labels": ".png", "overlays": ".png", "panels": ".png", "probabilities": ".npz"}
 PARTS = (*ENDINGS, "json")
 PICTURES = ("overlays", "panels")
+OF_CLASSES = ("panels",)  # what a classifier has
 INDEX = "predictions.jsonl"
 
 

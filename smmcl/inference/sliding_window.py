@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from smmcl.d2 import CfgNode
 from smmcl.data.geometry import PairGeometry
+from smmcl.engine.deployed import deployed
+from smmcl.modeling.classifier import check_segments
 
 IMAGES = ("image", "auxiliary")
 SUMS = ("softmax", "exp")
@@ -132,6 +134,7 @@ def wrap_for_test(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Wraps a model by TEST.SLIDING and TEST.AUG, or returns it as it is when both are off."""
     if not (cfg.TEST.SLIDING.ENABLED or cfg.TEST.AUG.ENABLED):
         return model
+    check_segments(deployed(model), "TEST.SLIDING and TEST.AUG: evaluation in parts")
     augmented = {"scales": cfg.TEST.AUG.SCALES, "flip": cfg.TEST.AUG.FLIP}
     return WindowedInference(
         model,

@@ -20,6 +20,7 @@ from smmcl.inference.named_model import check_untested, load_frozen
 from smmcl.lowlight import photometric
 from smmcl.lowlight.curves import EnhancingCurve
 from smmcl.lowlight.view import preprocess
+from smmcl.modeling.classifier import check_segments
 from smmcl.modeling.perceptual import PerceptualFeatures, build_perceptual, gram_triplet_loss
 from smmcl.modeling.wrapping import freeze, need_frozen, relit, resized, segmentation_loss, weighted
 
@@ -63,6 +64,7 @@ class Enhancer(nn.Module):
         check_untested(cfg)
         node = cfg.MODEL.ENHANCER
         segmentor = load_frozen(cfg, "MODEL.ENHANCER.SEGMENTOR")
+        check_segments(segmentor, "MODEL.ENHANCER.SEGMENTOR")
         return {
             "curve": EnhancingCurve(width=node.WIDTH, shrink=node.SHRINK),
             "segmentor": segmentor,
