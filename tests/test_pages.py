@@ -21,6 +21,9 @@ PAGES = [
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:^|\s)(?:python3? )?tools/(\w+)\.py((?:[^\n\\]|\\\n)*)")
+LATE_OPTION = re.compile(
+    r"\.py(?:[^\n\\#]|\\\n)* [A-Z]+(?:\.[A-Z_]+)+ (?:[^\n\\#]|\\\n)*(--[a-z]+)"
+)
 
 
 def name_of(page: pathlib.Path) -> str:
@@ -100,6 +103,11 @@ def test_commands_have_their_options(page: pathlib.Path) -> None:
     assert not unknown_options(page)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_come_before_keys(page: pathlib.Path) -> None:
+    assert not LATE_OPTION.findall(page.read_text(encoding="utf-8"))
+
+
 def test_the_site_has_every_page_and_no_broken_link() -> None:
     hooks = runpy.run_path(str(ROOT / "docs/site.py"))
     nav = load_yaml((ROOT / "mkdocs.yml").read_text(), "mkdocs.yml")["nav"]
@@ -124,6 +132,7 @@ def test_the_checks_can_fail(tmp_path: pathlib.Path, monkeypatch) -> None:
         "```bash\ntools/demo.py --visible a --colour b\ntools/none.py\n```\n"
     )
     monkeypatch.setitem(globals(), "name_of", str)
+    assert LATE_OPTION.findall("a.py --x A.B_C 3 \\\n  --y z") == ["--y"]
     assert broken_links(page) == ["none.md", "#none"]
     assert len(unreadable_blocks(page)) == 3
     assert unknown_options(page) == ["demo.py --colour", "none"]

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws pairs in rows, methods side by side: visible, auxiliary, truth, then each prediction.
 
-A method is NAME=PLACE: a checkpoint (.pth), a predictions.json, or a folder of label images in the
-dataset's own ids. Where a method is right its colors are pale, where it is wrong they are full.
+A method is NAME=PLACE: a checkpoint, zoo://MODEL, a predictions.json, or a folder of label images
+in the dataset's own ids. Where a method is right its colors are pale, where it is wrong full.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from smmcl.files.atomic import atomic
 from smmcl.inference.predictor import Predictor
 from smmcl.modeling.classifier import check_segments
 from smmcl.visualization.figure import Method, draw_methods, spread
+from smmcl.weights.files import WEIGHT_SUFFIXES
+from smmcl.weights.zoo import PREFIX
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_method(place: str, args: argparse.Namespace) -> Method:
-    if place.endswith(".pth"):
+    if place.startswith(PREFIX) or place.endswith(WEIGHT_SUFFIXES):
         predictor = Predictor.from_checkpoint(place, overrides=("DATASETS.TEST", (args.dataset,)))
         check_segments(predictor.model, "make_figure")
         return lambda record: predictor.predict([predictor.mapper(record)])[0].labels

@@ -48,6 +48,8 @@ def test_methods_of_all_forms_side_by_side(call_tool, run_folder, predictions, t
     ("arguments", "words"),
     [
         (("m=nowhere",), "there are no predictions nowhere"),
+        (("m=zoo://nowhere",), "the zoo has no model 'nowhere'"),
+        (("m=nowhere.safetensors",), "weights nowhere.safetensors do not exist"),
         (("m=.", "--pairs", "x"), "no pair is called x"),
         (("m=.",), "label image 00000.png does not exist"),
     ],
