@@ -163,10 +163,13 @@ class Comparison:
         sessions = [one for job in grid.jobs for one in job.record()["sessions"]]
         hours = sum(one["seconds"] for one in sessions) / 3600
         seeds = sorted({job.seed for job in grid.jobs})
+        done = (
+            f"commit {_distinct(sessions, 'commit')}; {_distinct(sessions, 'machine')}; "
+            f"{hours:.1f} h of training in all"
+        )
         yield (
             f"- Command: `smmcl experiments {grid.source}`; seeds {', '.join(map(str, seeds))}; "
-            f"commit {_distinct(sessions, 'commit')}; {_distinct(sessions, 'machine')}; "
-            f"{hours:.1f} h of training in all."
+            f"{done if sessions else 'no training yet'}."
         )
 
     def csv(self) -> str:
@@ -248,4 +251,4 @@ def _minutes(jobs: Sequence[Job]) -> str:
 
 
 def _distinct(sessions: Sequence[Mapping[str, str]], name: str) -> str:
-    return ", ".join(dict.fromkeys(one[name] for one in sessions)) or "none"
+    return ", ".join(dict.fromkeys(one[name] for one in sessions))

@@ -184,6 +184,12 @@ def test_tables_go_between_their_marks(tmp_path: Path) -> None:
         put_into(tmp_path / "none.md", "a", "")
 
 
+def test_a_grid_that_has_not_run_names_no_commit(tmp_path: Path) -> None:
+    (tmp_path / "night.yaml").write_text(GRID)
+    table = Comparison(read_grid(tmp_path / "night.yaml", output=tmp_path / "out")).markdown()
+    assert table.rstrip().endswith("; no training yet.")
+
+
 def test_sensor_failures_are_a_second_table(tmp_path: Path) -> None:
     (tmp_path / "night.yaml").write_text(GRID.replace("robustness: true", "failures: true"))
     grid = read_grid(tmp_path / "night.yaml", output=tmp_path / "out")
