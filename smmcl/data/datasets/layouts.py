@@ -176,10 +176,10 @@ def _read_tags(
 def _find_format(
     description: Description, records: Sequence[dict[str, Any]]
 ) -> AuxiliaryFormat | None:
-    """Takes the format of the first probed file that has one; else the first one's error."""
+    """Takes the format of the first probed file that has one; else what the first one lacks."""
     if not description.auxiliary:
         return None
-    first_error = None
+    errors = []
     for record in _spread(records):
         for auxiliary in description.auxiliary:
             reader = PairReader(auxiliary, num_classes=len(description.classes))
@@ -188,10 +188,12 @@ def _find_format(
                     decode(record["auxiliary_file_name"], role="auxiliary image")
                 )
             except (ValueError, FileNotFoundError) as error:
-                first_error = first_error or error
+                errors.append(error)
             else:
                 return auxiliary
-    raise first_error
+    # The same for every format where the file itself is at fault.
+    reasons = dict.fromkeys(map(str, errors[: len(description.auxiliary)]))
+    raise errors[0] if len(reasons) == 1 else ValueError(" Or: ".join(reasons))
 
 
 def _spread(items: Sequence[Any]) -> list[Any]:

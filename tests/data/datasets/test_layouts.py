@@ -90,6 +90,16 @@ def test_every_layout_of_every_built_in_set(tmp_path, caplog, name, index, split
     assert f"unit {description.auxiliary[0].unit}" in caplog.text
 
 
+def test_files_that_fit_no_format_are_told_what_each_wants(tmp_path):
+    description = read_description(FOLDER / "nyudv2_hha.yaml")
+    layout = next(one for one in description.layouts if "Depth" in one["auxiliary"])
+    write_pair(tmp_path / "nyudv2", layout, "1")
+    write_lists(tmp_path / "nyudv2", description, "test", ["1"])
+    words = r"Depth/1\.png has 1 channel.* Or: auxiliary image .*Depth/1\.png stores uint8 values"
+    with pytest.raises(ValueError, match=words):
+        find_split(description, "test", base=tmp_path)
+
+
 def test_built_in_sets_have_the_published_counts():
     pairs = {
         name: read_description(path).splits[split].pairs
