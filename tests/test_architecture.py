@@ -161,3 +161,11 @@ def test_torch_reads_tensors_only(path: pathlib.Path) -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             chosen = {word.arg: ast.unparse(word.value) for word in node.keywords}
             assert chosen.get("weights_only") == "True", ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", SOURCES + TOOLS, ids=module_name)
+def test_files_are_written_whole(path: pathlib.Path) -> None:
+    """By `atomic`, which gives the path of a part, or by `write_text`."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.search(r"""\.write_(text|bytes)\(|open\(.*["'][wx]""", line):
+            assert re.search(r"partial\.|atomic\(", line), line.strip()
