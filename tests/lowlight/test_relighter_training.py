@@ -6,8 +6,10 @@ import re
 import shutil
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from smmcl.config import build_config
@@ -111,7 +113,8 @@ def model_weights(kind: str) -> dict[str, float]:
 def test_exposed_images_are_made_from_the_training_images(config_of, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     monkeypatch.setitem(synthetic.SPLITS, "train", 4)
-    cfg = config_of("Enhancer", "made", "DATASETS.TRAIN", "('synthetic_day_train@64x96',)")
+    options = ["DATASETS.TRAIN", "('synthetic_day_train@64x96',)"]
+    cfg = config_of("Enhancer", "made", *options, "MODEL.ENHANCER.WELL_EXPOSED", "[[0.4, 0.6]]")
     batches = iter(Trainer.build_train_loader(cfg))
     samples = [sample for _ in range(6) for sample in next(batches)]
     for key, ranges in (("positive", [(0.4, 0.6)]), ("negative", [(0.02, 0.15), (0.8, 0.95)])):
@@ -120,6 +123,11 @@ def test_exposed_images_are_made_from_the_training_images(config_of, tmp_path, m
         assert len(set(means)) > 6
     again = next(iter(Trainer.build_train_loader(cfg)))
     assert torch.equal(again[1]["negative"], samples[1]["negative"])
+    # Well exposed images are those of the day as they are, unless ranges are given.
+    sample = next(iter(Trainer.build_train_loader(config_of("Enhancer", "stored", *options))))[0]
+    records = DatasetCatalog.get("synthetic_day_train@64x96")
+    stored = [torch.from_numpy(np.array(Image.open(record["file_name"]))) for record in records]
+    assert any(torch.equal(sample["positive"], image.permute(2, 0, 1)) for image in stored)
 
 
 def test_a_folder_with_one_image_is_enough(config_of, tmp_path) -> None:
