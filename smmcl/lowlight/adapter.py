@@ -12,14 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from smmcl.d2 import META_ARCH_REGISTRY, CfgNode, configurable
+from smmcl.lowlight import build
 from smmcl.lowlight.alignment import maximum_mean_discrepancy
-from smmcl.lowlight.build import (
-    build_mask,
-    build_momentum,
-    build_night_view,
-    build_view,
-    check_adaptation,
-)
 from smmcl.lowlight.regions import MaskSource
 from smmcl.lowlight.relight import ViewSource
 from smmcl.lowlight.view import preprocess
@@ -71,18 +65,18 @@ class LightAdapter(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        check_adaptation(cfg)
+        build.check_adaptation(cfg)
         node = cfg.MODEL.LIGHT_ADAPTER
         model = META_ARCH_REGISTRY.get(node.META_ARCHITECTURE)(cfg)
         return {
             "model": model,
-            "second_view": build_view(cfg),
-            "mask": build_mask(cfg),
+            "second_view": build.build_view(cfg),
+            "mask": build.build_mask(cfg),
             "dark_weight": node.DARK_WEIGHT,
-            "momentum": build_momentum(cfg, model),
+            "momentum": build.build_momentum(cfg, model),
             "momentum_weight": node.MOMENTUM.WEIGHT,
             "night_feature": node.NIGHT.FEATURE if node.NIGHT.WEIGHT else None,
-            "night_view": build_night_view(cfg),
+            "night_view": build.build_night_view(cfg),
             "night_weight": node.NIGHT.WEIGHT,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }

@@ -147,14 +147,12 @@ class DarkeningCurve(nn.Module):
 
 
 class EnhancingCurve(nn.Module):
-    """SCL-LLE's enhancer: a dark image gives a bright one, which can leave 0..1, and its maps."""
+    """SCL-LLE's enhancer: a dark image gives a bright one, which can leave 0..1, and its maps.
+
+    The maps are predicted on an image `shrink` times smaller, and enlarged. Authors' code: 1.
+    """
 
     def __init__(self, *, width: int = 32, num_steps: int = 8, shrink: int = 1) -> None:
-        """
-        Args:
-            width, num_steps: channels of hidden layers, and steps of the curve.
-            shrink: the maps are predicted on an image this many times smaller, and enlarged.
-        """
         super().__init__()
         conv = partial(nn.Conv2d, kernel_size=3, padding=1)
         self.network = CurveNetwork(conv, (3, width, 3 * num_steps), depth=4)
