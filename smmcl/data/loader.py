@@ -239,7 +239,8 @@ def unlabeled_stream(
         for key in ("sem_seg_file_name", "class_id"):
             record.pop(key, None)
     mapper = MultiModalDatasetMapper(cfg, is_train=True, is_labeled=False, **changes)
-    return PairStream(records, mapper=mapper, seed=seed)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return PairStream(records, mapper=mapper, seed=seed, num_workers=workers)
 
 
 def check_not_tested(cfg: CfgNode) -> None:

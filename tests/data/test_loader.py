@@ -207,8 +207,16 @@ def unlabeled_config(registered_pairs, **names):
     return build_config("", [
         "DATASETS.TRAIN", (registered_pairs(),), "DATASETS.TEST", (test,),
         "DATASETS.UNLABELED", (names["unlabeled"],), "INPUT.CROP_SIZE", [32, 32],
-        "INPUT.AUXILIARY_FORMAT", "L", "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_WORKERS", 0,
+        "INPUT.AUXILIARY_FORMAT", "L", "SOLVER.IMS_PER_BATCH", 2,
+        "DATALOADER.NUM_WORKERS", names.get("workers", 0),
     ])  # fmt: skip
+
+
+def test_unlabeled_pairs_come_from_every_worker(registered_pairs):
+    cfg = unlabeled_config(registered_pairs, unlabeled=registered_pairs(), workers=2)
+    mapper = MultiModalDatasetMapper(cfg, is_train=True)
+    batches = list(itertools.islice(build_train_loader(cfg, mapper=mapper), 3))
+    assert all("unlabeled" in sample for batch in batches for sample in batch)
 
 
 def test_labels_of_unlabeled_sets_are_never_opened(registered_pairs, monkeypatch):
