@@ -18,7 +18,6 @@ from smmcl.data.appearance.photometric import Appearance, build_appearance
 from smmcl.data.datasets.build import agreed_metadata
 from smmcl.data.geometry import draw_geometry
 from smmcl.data.reader import PairReader, check_same_size
-from smmcl.files.images import decode
 
 AUXILIARY_CHANNELS = {"L": 1, "RGB": 3}
 
@@ -164,7 +163,7 @@ class MultiModalDatasetMapper:
             label = geometry.apply(label, fill=self.reader.ignore, nearest=True)
             record["sem_seg"] = torch.from_numpy(label.astype(np.int64))  # (H, W)
         for key, path in record.get("further_file_names", {}).items():
-            image = self.reader.visible(decode(path, role=f"{key} image"))
+            image = self.reader.visible(self.reader.decode(path, role=f"{key} image"))
             check_same_size(visible, record["file_name"], image, path)
             record[key] = channels_first(geometry.apply(image, fill=0))
         record["valid_box"] = geometry.valid_box

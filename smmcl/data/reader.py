@@ -19,7 +19,14 @@ from smmcl.data.alignment import DEFAULT, Alignment, carry
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.hha import VERSION
 from smmcl.files.atomic import write_new_image
-from smmcl.files.images import COLOR_MODES, VALUE_MODES, Picture, decode, decode_label
+from smmcl.files.images import (
+    COLOR_MODES,
+    MAX_PIXELS,
+    VALUE_MODES,
+    Picture,
+    decode,
+    decode_label,
+)
 from smmcl.files.paths import check_regular
 
 
@@ -39,6 +46,7 @@ class PairReader:
         channel_order: of the visible image, "RGB" or "BGR" (INPUT.FORMAT).
         align: how auxiliary images come to the place and size of visible ones.
         channels: A that the model takes, a multiple of the format's; None for the format's.
+        max_pixels: of a file; a larger one is refused before it is decoded.
     """
 
     format: AuxiliaryFormat | None
@@ -49,6 +57,7 @@ class PairReader:
     channel_order: str = "RGB"
     channels: int | None = None
     align: Alignment = DEFAULT
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.channel_order not in ("RGB", "BGR"):
@@ -77,6 +86,7 @@ class PairReader:
             stored_ignore=metadata.stored_ignore,
             ignore=metadata.ignore_label,
             align=Alignment(**metadata.get("align", {})),
+            max_pixels=metadata.get("max_pixels", MAX_PIXELS),
             **options,
         )
 
@@ -96,6 +106,9 @@ class PairReader:
         """Of the auxiliary images; empty without them."""
         return self.format.kind if self.format else ""
 
+    def decode(self, path: str | Path, *, role: str) -> Picture:
+        return decode(path, role=role, max_pixels=self.max_pixels)
+
     def images(self, record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Reads both images of a record; a file that holds both is decoded once.
 
@@ -104,7 +117,7 @@ class PairReader:
             float32 on the scale 0..255, or None where the set has none.
         """
         check_record(record, "file_name", *["auxiliary_file_name"] * (self.format is not None))
-        picture = decode(record["file_name"], role="visible image")
+        picture = self.decode(record["file_name"], role="visible image")
         visible = self.visible(picture)
         if self.format is None:
             return visible, None
@@ -112,7 +125,7 @@ class PairReader:
         if self.format.camera is not None:
             return visible, self._cached_hha(path, beside=picture)
         is_shared = str(path) == str(record["file_name"])
-        second = picture if is_shared else decode(path, role="auxiliary image")
+        second = picture if is_shared else self.decode(path, role="auxiliary image")
         return visible, self.auxiliary(second, beside=picture)
 
     def visible(self, picture: Picture) -> np.ndarray:
@@ -178,7 +191,7 @@ class PairReader:
 
     def read_label(self, path: str | Path) -> np.ndarray:
         """Reads a label file as (H, W) uint8: class indices 0..num_classes-1, or `ignore`."""
-        stored = decode_label(path)  # (H, W)
+        stored = decode_label(path, max_pixels=self.max_pixels)  # (H, W)
         # A table is faster, but one for the values of 32 bits may not fit in memory.
         is_small = stored.dtype == np.uint8
         labels = self._classes(np.arange(256))[stored] if is_small else self._classes(stored)
@@ -219,9 +232,9 @@ class PairReader:
         root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
         cached = root / "hha_cache" / name[:2] / f"{name}.png"
         if not cached.is_file():
-            depth = decode(path, role="auxiliary image")
+            depth = self.decode(path, role="auxiliary image")
             write_new_image(cached, self.auxiliary(depth, beside=beside))
-        return decode(cached, role="cached HHA image").values
+        return self.decode(cached, role="cached HHA image").values
 
 
 def check_record(record: Mapping[str, Any], *needed: str) -> None:

@@ -24,7 +24,8 @@ ID_MODES = (*VALUE_MODES[:-1], "P", "1")
 LOSSLESS_FORMATS = ("PNG", "TIFF", "BMP", "GIF")
 LOSSY_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp")  # in TIFF
 LUMINANCE = np.float32([0.299, 0.587, 0.114])  # of R, G, B, by Rec. 601
-MAX_PIXELS = 2**26  # an 8192x8192 picture; Pillow itself warns at 1.3 times as many
+MAX_PIXELS = 2**26  # an 8192x8192 picture
+MOST_PIXELS = 2 * Image.MAX_IMAGE_PIXELS  # where Pillow itself refuses; it warns at half as many
 # What Pillow's decoders raise for damaged files and for bombs in text or color profiles.
 DAMAGES = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError,
            struct.error, zlib.error)  # fmt: skip
@@ -39,13 +40,16 @@ class Picture(NamedTuple):
     path: str | Path
 
 
-def decode(path: str | Path, *, role: str, keeps_depth: bool = False) -> Picture:
+def decode(
+    path: str | Path, *, role: str, keeps_depth: bool = False, max_pixels: int = MAX_PIXELS
+) -> Picture:
     """Reads a picture, which errors call by its role, such as "visible image".
 
     Args:
         keeps_depth: takes colors of 16 bits as they are.
+        max_pixels: a larger picture is refused before it is decoded.
     """
-    with _open(path, role=role) as (image, raw_mode):
+    with _open(path, role=role, max_pixels=max_pixels) as (image, raw_mode):
         if image.mode in COLOR_MODES and "16" in raw_mode:
             if keeps_depth:
                 return Picture(_deep_pixels(path, role=role), image.mode, path)
@@ -62,9 +66,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
         return image.height, image.width
 
 
-def decode_label(path: str | Path) -> np.ndarray:
+def decode_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the class ids of a label file as stored, (H, W) of an integer type."""
-    with _open(path, role="label image") as (image, raw_mode):
+    with _open(path, role="label image", max_pixels=max_pixels) as (image, raw_mode):
         _check_holds_ids(image, raw_mode, path)
         ids = _pixels(image, path, role="label image")
     if scaled := re.match(r"L;([24])", raw_mode):  # Pillow stretches 2 and 4 bits to 0..255
@@ -93,14 +97,17 @@ def _check_holds_ids(image: Image.Image, raw_mode: str, path: str | Path) -> Non
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, *, role: str) -> Iterator[tuple[Image.Image, str]]:
+def _open(
+    path: str | Path, *, role: str, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Image.Image, str]]:
     """Opens a file, checks what its header says, and yields it with its raw mode."""
     check_regular(path, role=role, hint="Check $DETECTRON2_DATASETS and the dataset's lists.")
     with _naming(path, role=role):
         opened = Image.open(path)
     with opened as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large(f"has {image.width}x{image.height} (width x height)", path, role=role)
+        if image.width * image.height > max_pixels:
+            size = f"has {image.width}x{image.height} (width x height)"
+            raise _too_large(size, path, role=role, max_pixels=max_pixels)
         raw_mode = _raw_mode(image)  # before EXIF, for which Pillow may decode a PNG
         # A JPEG in MPO form has previews or gain maps behind the picture.
         with _naming(path, role=role):
@@ -148,10 +155,14 @@ def _naming(path: str | Path, *, role: str) -> Iterator[None]:
         ) from error
 
 
-def _too_large(what: str, path: str | Path, *, role: str) -> ValueError:
+def _too_large(
+    what: str, path: str | Path, *, role: str, max_pixels: int = MOST_PIXELS
+) -> ValueError:
+    more = max_pixels < MOST_PIXELS
+    way_out = f", or set max_pixels in its dataset.yaml, up to {MOST_PIXELS}" if more else ""
     return ValueError(
-        f"{role} {path} {what}: more than {MAX_PIXELS} pixels are not decoded, because they may "
-        "not fit in memory. Cut it into tiles, or resize it."
+        f"{role} {path} {what}: more than {max_pixels} pixels are not decoded, because they may "
+        f"not fit in memory. Cut it into tiles, or resize it{way_out}."
     )
 
 

@@ -17,9 +17,10 @@ from smmcl.d2 import CfgNode, build_model
 from smmcl.data.datasets.build import agreed_metadata, register_facts
 from smmcl.data.geometry import PairGeometry
 from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.data.reader import PairReader
 from smmcl.engine.checkpoint import read_facts
 from smmcl.engine.setup import changed, check_datasets, find_weights, load_weights, with_device
-from smmcl.files.images import Picture, decode
+from smmcl.files.images import Picture
 from smmcl.files.yaml import as_config, as_keys, load_yaml
 from smmcl.inference.fold import fold
 from smmcl.inference.named_model import checkpoint_config
@@ -135,7 +136,8 @@ class Predictor:
             "image" (3, H, W), "auxiliary" (A, H, W) unless the model's dataset has none, "height",
             "width", and "file_name" if known.
         """
-        picture, reader = _stored(visible, role="visible image"), self.mapper.reader
+        reader = self.mapper.reader
+        picture = _stored(visible, reader, role="visible image")
         image, other = reader.visible(picture), self._auxiliary(auxiliary, beside=picture)
         height, width = image.shape[:2]
         if short_side is not None:
@@ -163,7 +165,7 @@ class Predictor:
                 )
             return None
         if image is not None:
-            return reader.auxiliary(_stored(image, role="auxiliary image"), beside=beside)
+            return reader.auxiliary(_stored(image, reader, role="auxiliary image"), beside=beside)
         if beside.mode == "RGBA":
             return reader.auxiliary(beside, beside=beside)
         self._check_needs_no_auxiliary(beside.path)
@@ -237,10 +239,10 @@ def datasets_of(cfg: CfgNode, facts: Mapping[str, Any]) -> tuple[str, ...]:
     return others or (register_facts(facts["inputs"]),)
 
 
-def _stored(image: ImageLike, *, role: str) -> Picture:
+def _stored(image: ImageLike, reader: PairReader, *, role: str) -> Picture:
     """The picture that an image in any form holds."""
     if isinstance(image, (str, Path)):
-        return decode(str(image), role=role)
+        return reader.decode(str(image), role=role)
     if isinstance(image, Tensor):
         image = image.detach().cpu().numpy()
         image = image.transpose(1, 2, 0) if image.ndim == 3 else image  # (H, W, channels)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.hha import Camera, compute_hha
 from smmcl.data.reader import PairReader, check_same_size
@@ -48,6 +49,18 @@ def test_four_channels_are_split_without_premultiplication(tmp_path):
     assert visible.tolist() == [[[200, 100, 50], [1, 2, 3]]]
     assert auxiliary.tolist() == [[[0], [255]]]
     assert auxiliary.dtype == np.uint8
+
+
+def test_the_limit_of_a_set_holds_for_its_images_and_labels(registered_pairs):
+    name = registered_pairs(size=(40, 48), max_pixels=40 * 48 - 1)
+    record, metadata = DatasetCatalog.get(name)[0], MetadataCatalog.get(name)
+    reader = PairReader.of(metadata)
+    for read in (reader.images, reader.label):
+        with pytest.raises(ValueError, match=r"has 48x40 .*more than 1919 pixels"):
+            read(record)
+    whole = replace(reader, max_pixels=40 * 48)
+    assert whole.images(record)[0].shape == (40, 48, 3)
+    assert whole.label(record).shape == (40, 48)
 
 
 def test_bgr_exchanges_red_and_blue(tmp_path):

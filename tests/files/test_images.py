@@ -11,7 +11,6 @@ from PIL import Image, PngImagePlugin
 
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.reader import PairReader
-from smmcl.files import images
 from smmcl.files.images import decode, decode_label
 
 IDS = np.array([[0, 1], [2, 3]], dtype=np.uint8)
@@ -91,17 +90,21 @@ def test_only_regular_files_are_opened(tmp_path):
     assert np.array_equal(decode_label(tmp_path / "link.png"), IDS)
 
 
-@pytest.mark.parametrize("side", [2**13 + 1, 20000], ids=["ours", "Pillow's"])
+@pytest.mark.parametrize(
+    ("side", "limit"), [(2**13 + 1, 67108864), (20000, 178956970)], ids=["ours", "Pillow's"]
+)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_size_is_limited_before_decoding(tmp_path, side):
+def test_size_is_limited_before_decoding(tmp_path, side, limit):
     path = gray_png(tmp_path / "bomb.png", [[0]], bits=8, size=(side, side))
-    with pytest.raises(ValueError, match=r"depth image .*bomb\.png .*67108864 pixels"):
+    with pytest.raises(ValueError, match=rf"depth image .*bomb\.png .*{limit} pixels"):
         decode(path, role="depth image")
 
 
-def test_size_at_the_limit_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 4)
-    assert decode(save(tmp_path / "a.png", IDS), role="")[0].size == 4
+def test_size_at_the_limit_is_read(tmp_path):
+    path = save(tmp_path / "a.png", IDS)
+    assert decode(path, role="", max_pixels=4)[0].size == 4
+    with pytest.raises(ValueError, match=r"2x2 .*more than 3 pixels .*set max_pixels in its "):
+        decode(path, role="", max_pixels=3)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])

@@ -17,9 +17,11 @@ from smmcl.data.datasets.layouts import find_split
 from smmcl.data.datasets.synthetic.build import register_synthetic
 from smmcl.data.format import ModelInputs
 from smmcl.data.reader import without_labels
+from smmcl.files.images import MAX_PIXELS
 
 # What a set's metadata must agree in with the other sets of one training run.
 SHARED_FACTS = ("stuff_classes", "label_offset", "stored_ignore", "ignore_label", "auxiliary")
+FURTHER_FACTS = ("align", "max_pixels", "evaluator_type")  # which a set may lack
 FILE_NAME = re.compile(r"(?P<path>.+\.ya?ml)(:(?P<split>\w+))?")
 
 
@@ -82,7 +84,11 @@ def register_split(
             $DETECTRON2_DATASETS, or datasets/.
     """
     labels = LabelLoader(
-        description.label_offset, description.stored_ignore, len(description.classes), ignore=255
+        description.label_offset,
+        description.stored_ignore,
+        len(description.classes),
+        ignore=255,
+        max_pixels=description.max_pixels,
     )
     metadata, segments = MetadataCatalog.get(name), description.task == "segmentation"
     facts = {
@@ -95,6 +101,7 @@ def register_split(
         "label_offset": description.label_offset,
         "stored_ignore": description.stored_ignore,
         "align": dataclasses.asdict(description.align),
+        "max_pixels": description.max_pixels,
         "absent_from_mean": list(description.absent_from_mean),
         "num_images": description.splits[split].pairs,
     }
@@ -174,6 +181,7 @@ def describe_inputs(cfg: CfgNode, name: str) -> dict[str, Any]:
         "uses_auxiliary": uses_auxiliary,
         "stuff_colors": metadata.stuff_colors,
         "evaluator_type": metadata.get("evaluator_type", "sem_seg"),
+        "max_pixels": metadata.get("max_pixels", MAX_PIXELS),
         **_shared_facts(metadata),
     }
 
@@ -201,9 +209,7 @@ def register_facts(facts: Mapping[str, Any]) -> str:
     name = f"{facts['name']} (as its checkpoint says, {digest})"
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, list)
-        known = {
-            key: facts[key] for key in (*SHARED_FACTS, "align", "evaluator_type") if key in facts
-        }
+        known = {key: facts[key] for key in (*SHARED_FACTS, *FURTHER_FACTS) if key in facts}
         colors = facts.get("stuff_colors") or palette(facts["stuff_classes"])
         MetadataCatalog.get(name).set(**known | {"stuff_colors": colors})
     return name

@@ -14,6 +14,7 @@ from smmcl.data.alignment import DEFAULT, Alignment, read_alignment
 from smmcl.data.datasets.keys import check_keys, class_names
 from smmcl.data.datasets.lists import ID
 from smmcl.data.format import AuxiliaryFormat
+from smmcl.files.images import MAX_PIXELS
 from smmcl.files.yaml import read_layers
 
 # The files of a pair, and the keys of their paths in a record of the catalog.
@@ -55,6 +56,7 @@ class Description:
     absent_from_mean: Sequence[str] = ()  # classes left out of the headline mean
     # For each tag a pattern of ids ("*N"), or a list file ("night.txt").
     tags: Mapping[str, str] = field(default_factory=dict)
+    max_pixels: int = MAX_PIXELS  # of a file; a larger one is refused before it is decoded
     skip: str = ""  # pattern of listed ids that stand for no pair of their own
 
 

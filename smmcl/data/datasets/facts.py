@@ -8,6 +8,7 @@ import numpy as np
 
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.reader import PairReader
+from smmcl.files.images import MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,7 @@ class LabelLoader:
     stored_ignore: int | None
     num_classes: int
     ignore: int
+    max_pixels: int = MAX_PIXELS
 
     def __call__(self, path: str | Path, dtype: Any = int) -> np.ndarray:
         """(H, W): class ids, and `ignore` where there is no label."""

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smmcl.files.images import MOST_PIXELS
+
 TASKS = ("segmentation", "classification")
 Check = Callable[[Any, str], None]  # of a value and the place where it stands
 
@@ -66,6 +68,11 @@ color = _kind(
     ),
     way_out="Write [red, green, blue], each 0..255.",
 )
+pixels = _kind(
+    "a number of pixels",
+    lambda v: _is_whole(v) and 0 < v <= MOST_PIXELS,
+    way_out=f"Write a whole number, from 1 to {MOST_PIXELS}.",
+)
 texts = _list_of(text)
 split = _mapping_of(text, lists=texts, pairs=_optional(count), only=_optional(text))
 auxiliary = _mapping_of(
@@ -93,12 +100,14 @@ KEYS: Mapping[str, Check] = {
     "stored_ignore": _optional(whole),
     "absent_from_mean": texts,
     "tags": _mapping_of(text),
+    "max_pixels": pixels,
     "skip": text,
 }
 # What `describe_inputs` puts into a checkpoint.
 FACTS: Mapping[str, Check] = {
     **{"name": text, "format": text, "stuff_classes": texts, "stuff_colors": _list_of(color)},
     "evaluator_type": text,
+    "max_pixels": pixels,
     **{"label_offset": count, "ignore_label": count, "stored_ignore": _optional(whole)},
     **{"auxiliary": _optional(auxiliary), "align": mapping},
 }

@@ -11,7 +11,6 @@ from smmcl.data.datasets.description import PARTS, Description
 from smmcl.data.datasets.lists import Entry, check_unique, fill, id_pattern, read_entries
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.reader import PairReader
-from smmcl.files.images import decode
 from smmcl.files.pairing import SUFFIXES
 from smmcl.files.paths import relative_path
 
@@ -182,11 +181,14 @@ def _find_format(
     errors = []
     for record in _spread(records):
         for auxiliary in description.auxiliary:
-            reader = PairReader(auxiliary, num_classes=len(description.classes))
+            reader = PairReader(
+                auxiliary,
+                num_classes=len(description.classes),
+                max_pixels=description.max_pixels,
+            )
+            path = record["auxiliary_file_name"]
             try:
-                reader.stored_auxiliary(
-                    decode(record["auxiliary_file_name"], role="auxiliary image")
-                )
+                reader.stored_auxiliary(reader.decode(path, role="auxiliary image"))
             except (ValueError, FileNotFoundError) as error:
                 errors.append(error)
             else:

@@ -59,6 +59,8 @@ def test_colors_are_chosen_when_none_are_given(own):
         ("stored_ignore: 0", "stored_ignore: 2", "the stored value of the class wall"),
         ("label_offset: 1", "colors: [[0, 0, 0], [0, 0, 256]]", "colors[1] is [0, 0, 256]"),
         ("label_offset: 1", "skip: 7", "skip is 7 (int), but text"),
+        ("label_offset: 1", "max_pixels: 0", "max_pixels is 0 (int), but a number of pixels"),
+        ("label_offset: 1", "max_pixels: 900000000", "1 to 178956970"),
         ("label_offset: 1", "root: [1]", "root[0] is 1 (int)"),
         ("label_offset: 1", "yes: 1", "has the key(s) True"),
         ("{dark: dark.txt}", "[dark]", "tags is ['dark'] (list), but a mapping"),
