@@ -79,7 +79,7 @@ class CsvWriter(ScalarWriter):
 class WandbWriter(ScalarWriter):
     """Logs to a run of Weights & Biases, which a resumed training continues.
 
-    The run starts with the first scalars; its id stands in wandb_id.txt of OUTPUT_DIR.
+    Its id stands in wandb_id.txt of OUTPUT_DIR.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -88,32 +88,34 @@ class WandbWriter(ScalarWriter):
             cfg: of the run; TRACKING.WANDB is the project.
         """
         super().__init__()
-        self.cfg = cfg
-        self._run: Any = None
         if importlib.util.find_spec("wandb") is None:
             raise ValueError(
                 f"TRACKING.WANDB is {cfg.TRACKING.WANDB!r} but Weights & Biases is not installed. "
                 "Install it with `pip install wandb`, or leave the key empty."
             )
-
-    def write_row(self, iteration: int, scalars: dict[str, float]) -> None:
-        if self._run is None:
-            folder = Path(self.cfg.OUTPUT_DIR)
-            kept = folder / "wandb_id.txt"
-            self._run = importlib.import_module("wandb").init(
-                project=self.cfg.TRACKING.WANDB,
+        wandb, folder = importlib.import_module("wandb"), Path(cfg.OUTPUT_DIR)
+        kept = folder / "wandb_id.txt"
+        try:
+            self._run: Any = wandb.init(
+                project=cfg.TRACKING.WANDB,
                 name=folder.name,
                 dir=str(folder),
-                config=load_yaml(self.cfg.dump(), "the config"),
+                config=load_yaml(cfg.dump(), "the config"),
                 id=kept.read_text(encoding="utf-8") if kept.is_file() else None,
                 resume="allow",
             )
-            write_text(kept, self._run.id)
+        except wandb.Error as error:
+            raise ValueError(
+                f"Weights & Biases did not start: {error} Log in with `wandb login`, set "
+                "WANDB_MODE=offline, or leave TRACKING.WANDB empty."
+            ) from error
+        write_text(kept, self._run.id)
+
+    def write_row(self, iteration: int, scalars: dict[str, float]) -> None:
         self._run.log(scalars, step=iteration)
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        self._run.finish()
 
 
 def build_trackers(cfg: CfgNode) -> list[EventWriter]:

@@ -109,3 +109,15 @@ def test_without_the_package_the_key_is_refused(tiny_config, tmp_path, monkeypat
     )
     with pytest.raises(ValueError, match="pip install wandb"):
         Trainer(tiny_config(tmp_path / "run", "TRACKING.WANDB", "streets"))
+
+
+def test_a_run_that_may_not_log_stops_before_its_first_step(
+    tiny_config, tmp_path, monkeypatch
+) -> None:
+    text = "class Error(Exception): pass\ndef init(**options): raise Error('No API key.')\n"
+    (tmp_path / "wandb.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(ValueError, match=r"did not start: No API key\. Log in with"):
+        Trainer(tiny_config(tmp_path / "run", "TRACKING.WANDB", "streets"))
+    monkeypatch.delitem(sys.modules, "wandb")
