@@ -33,9 +33,11 @@ def main() -> None:
     setup_logger(name="smmcl")
     if args.to == "zoo":
         publish(args.input, args.output, command=args.command, notes=args.notes)
+        print(f"{args.output}, its card and its checksum in zoo.json written")
         return
     converted = CONVERSIONS[args.to](with_new_names(read_file(args.input)), args.input)
     write_tensors(args.output, converted)
+    print(f"{args.output} written")
 
 
 if __name__ == "__main__":

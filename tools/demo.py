@@ -123,12 +123,13 @@ def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> 
         raise SystemExit(f"error: none of {skipped} pairs could be predicted")
     if args.json:
         return
-    rate = len(seconds) / max(time.perf_counter() - start, 1e-9)
     earlier = f"{before} done before, " if before else ""
-    print(
-        f"{len(seconds)} pairs predicted into {args.output}, {earlier}{skipped} skipped: "
-        f"{rate:.1f} pairs/s, the model alone {len(seconds) / max(sum(seconds), 1e-9):.1f} pairs/s"
-    )
+    text = f"{len(seconds)} pairs predicted into {args.output}, {earlier}{skipped} skipped"
+    if seconds:
+        rate = len(seconds) / max(time.perf_counter() - start, 1e-9)
+        alone = len(seconds) / max(sum(seconds), 1e-9)
+        text += f": {rate:.1f} pairs/s, the model alone {alone:.1f} pairs/s"
+    print(text)
 
 
 if __name__ == "__main__":

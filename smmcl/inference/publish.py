@@ -88,8 +88,9 @@ def publish(checkpoint: str, output: Path, *, command: str, notes: str = "") -> 
     if "inputs" not in facts:
         raise ValueError(f"{checkpoint} does not say what its images hold. Name one of a run.")
     evaluation = _evaluation(Path(checkpoint).parent, cfg)
-    model = build_model(with_device(changed(cfg, "MODEL.WEIGHTS", checkpoint)))
-    load_weights(changed(cfg, "MODEL.WEIGHTS", checkpoint), model)
+    model = build_model(with_device(trained))
+    load_weights(trained, model)
+    model.contrast = None  # its weights are left out
     metadata = {
         "format": "pt",
         "config": changed(cfg, "MODEL.WEIGHTS", "").dump(),

@@ -145,7 +145,9 @@ def test_what_is_done_and_whole_is_left_as_it_is(call_tool, run_folder, tmp_path
     with (tmp_path / "out/predictions.jsonl").open("a") as file:
         file.write('{"name": "d", "fil')
     assert again(*only) == {"a", "b", "c"}
+    capsys.readouterr()
     assert again(*only) == set()
+    assert capsys.readouterr().out.endswith("out, 4 done before, 0 skipped\n")
     assert list(index_of(tmp_path / "out")) == ["a", "b", "c", "d"]
     assert again("--limit", 1) == {"a"}  # its pictures were not there
     assert again(*only, "--short-side", 64, "--limit", 1) == {"a"}

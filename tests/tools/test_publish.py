@@ -52,9 +52,13 @@ def publish(call_tool, run: pathlib.Path, output: pathlib.Path) -> None:
     call_tool("convert_weights", run / "model_final.pth", output, *options)
 
 
-def test_the_file_predicts_as_the_run_did(call_tool, run, tmp_path, monkeypatch) -> None:
+def test_the_file_predicts_as_the_run_did(
+    call_tool, run, tmp_path, monkeypatch, capsys, caplog
+) -> None:
     (tmp_path / "zoo.json").write_text('{"other": "0123"}')
     publish(call_tool, run, tmp_path / "toy.safetensors")
+    assert "toy.safetensors, its card and its checksum" in capsys.readouterr().out
+    assert "not used by the model" not in caplog.text
     monkeypatch.setattr(zoo, "shipped_folder", lambda name: tmp_path)
     assert list(zoo.zoo_sums()) == ["other", "toy"]
 
