@@ -3,6 +3,7 @@
 import copy
 import logging
 import pathlib
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -105,7 +106,10 @@ def test_the_program_runs_at_any_size_and_number(model) -> None:
         program(*random_pair(32, 32))
 
 
-def test_a_file_is_written_without_warnings_of_torchvision(tmp_path, monkeypatch, caplog) -> None:
+def test_files_are_written_without_warnings(tmp_path, monkeypatch, caplog, recwarn) -> None:
+    def save_views(program, buffer) -> None:
+        warnings.warn("No complete tensor found in the group!", stacklevel=1)
+
     def export(program, **options: object) -> SimpleNamespace:
         logging.getLogger("torch.onnx._internal.exporter._registration").warning("no torchvision")
         save = lambda path, **options: path.write_text("")  # noqa: E731
@@ -113,6 +117,9 @@ def test_a_file_is_written_without_warnings_of_torchvision(tmp_path, monkeypatch
 
     monkeypatch.setattr(torch.onnx, "export", export)
     monkeypatch.setattr("smmcl.inference.export.export_program", lambda *args, **options: None)
+    monkeypatch.setattr(torch.export, "save", save_views)
     network = SimpleNamespace(output_names=("logits",))
-    write_program(network, tmp_path / "m.onnx", auxiliary_channels=1, facts={})
+    for name in ("m.onnx", "m.pt2"):
+        write_program(network, tmp_path / name, auxiliary_channels=1, facts={})
     assert not caplog.records
+    assert not recwarn.list
