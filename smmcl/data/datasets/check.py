@@ -166,6 +166,8 @@ def _check_pair(report: SplitReport, record: dict[str, Any], metadata: Any) -> N
             moments.add(image)
     if label is not None:
         _count_classes(report, label, metadata, record["sem_seg_file_name"])
+    elif "class_id" in record:
+        report.class_images[record["class_id"]] += 1
 
 
 def _count_classes(report: SplitReport, label: Array, metadata: Any, path: str) -> None:

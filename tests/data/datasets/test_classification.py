@@ -9,6 +9,7 @@ from PIL import Image
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.datasets.check import check_split
 from smmcl.data.datasets.description import read_description
 from smmcl.data.datasets.layouts import find_split
 from smmcl.data.datasets.synthetic import build as synthetic
@@ -56,6 +57,14 @@ def test_the_folder_is_the_class(own: str) -> None:
     assert sample["class_id"] == 1
     assert sample["auxiliary"].shape == (1, 8, 8)
     assert "sem_seg" not in sample
+
+
+def test_checking_counts_images_by_class(own: str) -> None:
+    ensure_registered([own])
+    report = check_split(own)
+    assert report.class_images.tolist() == [2, 1]
+    assert report.num_sound == 3
+    assert not any("classes that never occur" in note for note in report.notes)
 
 
 def test_classes_of_an_unlabeled_set_are_dropped(own: str) -> None:
