@@ -56,6 +56,8 @@ def measure(cfg: CfgNode, model: nn.Module, *, args: argparse.Namespace) -> None
     conditions = list(conditions)
     is_main = comm.is_main_process()
     whole = PairSemSegEvaluator(cfg, dataset)  # reports as any evaluation does
+    if args.limit:  # its scores must not replace those of the whole set
+        whole.output_folder /= f"first_{args.limit}"
     clean = mean_ious(trainer_of(None, limit=args.limit).test(cfg, model, whole))
     folder, protocol = Path(whole.output_folder), whole.report.protocol if is_main else {}
     earlier = kind(protocol, clean, {}).earlier(folder) if is_main and clean else {}

@@ -64,7 +64,9 @@ def test_an_interrupted_run_continues_to_the_same_table(
 
     with pytest.raises(SystemExit):
         call("stopped", stops_after=5)
-    path = tmp_path / "stopped/inference" / DATASET / "robustness.json"
+    path = tmp_path / "stopped/inference" / DATASET / "first_1/robustness.json"
+    # Scores of some pairs do not replace those of all.
+    assert not (path.parents[1] / "evaluation.json").exists()
     assert len(json.loads(path.read_text())["conditions"]) == 5
     capsys.readouterr()
     continued = call("stopped")
@@ -84,7 +86,7 @@ def test_sensor_failures_have_a_table_of_their_own(call_tool, run_folder, tmp_pa
         "--config-file", run_folder / "config.yaml", "--limit", 2, "OUTPUT_DIR", tmp_path,
     )  # fmt: skip
     assert "| EMM Avg" in capsys.readouterr().out
-    content = json.loads((tmp_path / "inference" / DATASET / "failures.json").read_text())
+    content = json.loads((tmp_path / "inference" / DATASET / "first_2/failures.json").read_text())
     assert len(content["conditions"]) == 2 + 3 * 2 + 3
     means = content["results"]["sem_seg"]
     dead = {row["sensors"]: row["mIoU"]["sem_seg"] for row in content["conditions"][:2]}
