@@ -16,6 +16,7 @@ from smmcl.data.datasets.synthetic import build as synthetic
 from smmcl.data.datasets.synthetic import objects
 from smmcl.data.loader import unlabeled_stream
 from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.engine.setup import check_datasets
 
 OWN = """
 task: classification
@@ -65,6 +66,20 @@ def test_checking_counts_images_by_class(own: str) -> None:
     assert report.class_images.tolist() == [2, 1]
     assert report.num_sound == 3
     assert not any("classes that never occur" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "words"),
+    [
+        ("MultiModalSegmentor", "synthetic_objects_day_val", "labels of one class an image"),
+        ("ImageClassifier", "synthetic_night_val", "labels of a class at every pixel"),
+        ("LightAdapter", "synthetic_objects_day_val", "MODEL.CLASSIFIER.NUM_CLASSES is 7 but"),
+    ],
+)
+def test_task_and_classes_are_held_against_the_model(model: str, name: str, words: str) -> None:
+    keys = ["MODEL.META_ARCHITECTURE", model, "MODEL.CLASSIFIER.NUM_CLASSES", 7]
+    with pytest.raises(ValueError, match=words):
+        check_datasets(build_config(overrides=[*keys, "DATASETS.TEST", (name,)]))
 
 
 def test_classes_of_an_unlabeled_set_are_dropped(own: str) -> None:
