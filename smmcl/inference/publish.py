@@ -17,6 +17,7 @@ from smmcl.files.atomic import atomic, write_text
 from smmcl.files.json import read_json
 from smmcl.files.paths import sha256
 from smmcl.inference.named_model import checkpoint_config
+from smmcl.modeling.classifier import check_segments
 from smmcl.weights.zoo import SUMS
 
 EVALUATED = {key: FORM[key] for key in ("protocol", "results")}  # of evaluation.json
@@ -89,6 +90,7 @@ def publish(checkpoint: str, output: Path, *, command: str, notes: str = "") -> 
         raise ValueError(f"{checkpoint} does not say what its images hold. Name one of a run.")
     evaluation = _evaluation(Path(checkpoint).parent, cfg)
     model = build_model(with_device(trained))
+    check_segments(model, "The zoo")
     load_weights(trained, model)
     model.contrast = None  # its weights are left out
     metadata = {

@@ -9,7 +9,7 @@ from PIL import Image
 
 from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog
-from smmcl.data.datasets.build import ensure_registered
+from smmcl.data.datasets.build import describe_inputs, ensure_registered
 from smmcl.data.datasets.synthetic import objects
 from smmcl.engine.checkpoint import RunCheckpointer
 from smmcl.engine.trainer import Trainer, evaluate
@@ -120,3 +120,14 @@ def test_tools_for_label_maps_say_so(tool, arguments, call_tool, run, tmp_path, 
 def test_parts_of_an_image_are_refused(run, tmp_path) -> None:
     with pytest.raises(ValueError, match="needs a class at every pixel"):
         evaluated(run, tmp_path, "TEST.AUG.ENABLED", "True")
+
+
+def test_the_zoo_takes_segmentors(call_tool, run, tmp_path, capsys) -> None:
+    evaluated(run, run)
+    facts = torch.load(run / "model_final.pth", weights_only=True)
+    facts["inputs"] = describe_inputs(build_config(str(run / "config.yaml")), DATASET)
+    torch.save(facts, run / "model_final.pth")
+    with pytest.raises(SystemExit):
+        call_tool("convert_weights", run / "model_final.pth", tmp_path / "objects.safetensors",
+                  "--to", "zoo", "--command", "smmcl train")  # fmt: skip
+    assert "The zoo needs a class at every pixel" in capsys.readouterr().err
