@@ -45,7 +45,7 @@ test-all: lint
 test-processors: lint
 	$(PY) tests/processors.py
 
-# A training under faults, MINUTES long: killed, suspended, out of disk; and one without, for its weights.
+# A training under faults for MINUTES: killed, suspended, out of disk; then one without, for its weights.
 MINUTES ?= 120
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(PY) tests/soak.py $(MINUTES)

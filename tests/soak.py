@@ -3,9 +3,9 @@
 
     python tests/soak.py [MINUTES [SEED]]
 
-For two thirds of the time, a run is killed, signaled, suspended, left without disk space, workers
-or its newest checkpoint, and resumed after each. Then a run without faults goes as far; its memory
-must stay flat.
+For so many minutes, a run is killed, signaled, suspended, left without disk space, workers or its
+newest checkpoint, and resumed after each. Then a run without faults goes as far, in about a third
+of that time; its memory must stay flat.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def main(minutes: float, seed: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="smmcl_soak_") as name:
         os.environ["DETECTRON2_DATASETS"] = name
         whole, struck = (pathlib.Path(name) / part for part in ("whole", "struck"))
-        until = began + minutes * 60 * 2 / 3
+        until = began + minutes * 60
         faults = run_with_faults(struck, until=until, moments=moments, pause=min(15, minutes))
         counts = collections.Counter(faults)
         newest = periodic(struck)
