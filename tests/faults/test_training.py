@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -41,11 +42,11 @@ def same(config, tmp_path) -> Callable[[str], None]:
 def test_a_disk_that_fails_a_read_ends_the_run_saved(config, same, tmp_path, monkeypatch) -> None:
     decode, reads = reader.decode, []
 
-    def fails(path: str, *, role: str) -> reader.Picture:
+    def fails(path: str, **options: Any) -> reader.Picture:
         reads.append(path)
         if len(reads) == 21:  # two reads a pair, two pairs an iteration
             raise OSError(errno.EIO, "Input/output error", str(path))
-        return decode(path, role=role)
+        return decode(path, **options)
 
     monkeypatch.setattr(reader, "decode", fails)
     with pytest.raises(OSError, match="Input/output error") as error:
@@ -81,7 +82,7 @@ def test_a_disk_that_is_full_ends_the_run_with_its_name(
 def test_slow_reads_change_nothing(config, same, monkeypatch) -> None:
     decode = reader.decode
     monkeypatch.setattr(
-        reader, "decode", lambda path, *, role: (time.sleep(0.02), decode(path, role=role))[1]
+        reader, "decode", lambda path, **options: (time.sleep(0.02), decode(path, **options))[1]
     )
     train(config("run", "DATALOADER.NUM_WORKERS", "2"))
     monkeypatch.undo()
