@@ -10,17 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from smmcl.cli import run
-from smmcl.config import build_config
 from smmcl.d2 import setup_logger
 from smmcl.inference.index import identity
-from smmcl.inference.named_model import add_model_arguments, named_config
-from smmcl.inference.predict_files import FilePredictor
+from smmcl.inference.named_model import add_model_arguments, named_config, separate_overrides
+from smmcl.inference.predict_files import FilePredictor, check_of_classes
 from smmcl.inference.predictor import Predictor
 from smmcl.inference.results import OF_CLASSES, PARTS, PICTURES, Results
 from smmcl.inference.sources import Source
 from smmcl.weights.files import local_file
-
-LISTS = ("visible", "input", "auxiliary", "truth", "write")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -54,13 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="prints one JSON object per pair")
     add_model_arguments(parser)
     args = parser.parse_args()
-    for name in LISTS:
-        # An option of several values takes the config overrides behind it as well.
-        given = getattr(args, name)
-        starts = (i for i, value in enumerate(given) if value.split(".")[0] in build_config())
-        end = next(starts, len(given))
-        setattr(args, name, given[:end])
-        args.opts = [*given[end:], *args.opts]
+    separate_overrides(args, ("visible", "input", "auxiliary", "truth", "write"))
     if unknown := [part for part in args.write if part not in PARTS]:
         parser.error(f"--write has no part {unknown[0]!r}. Choose from {', '.join(PARTS)}")
     if args.auxiliary and not args.visible:
@@ -82,7 +73,7 @@ def main() -> None:
     )  # fmt: skip
     parts = set(args.write) - (set(PICTURES) if args.pictures == "none" else set())
     if predictor.classifies:
-        check_classifies(args)
+        check_of_classes(confidence=args.confidence, truth=args.truth)
         parts &= {*OF_CLASSES}
     cfg = predictor.cfg.clone()
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
@@ -96,14 +87,6 @@ def main() -> None:
         options = {"short_side": args.short_side, "confidence": args.confidence}
         work = FilePredictor(predictor, results, keep_going=args.keep_going, **options)
         count_and_print(work(records), total=total, args=args)
-
-
-def check_classifies(args: argparse.Namespace) -> None:
-    if args.confidence or args.truth:
-        raise ValueError(
-            "--confidence and --truth are of labels of pixels, but the model gives one class an "
-            "image. Leave them out: the scores and classes are in predictions.jsonl."
-        )
 
 
 def count_and_print(entries, *, total: int | None, args: argparse.Namespace) -> None:

@@ -34,6 +34,17 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
                         help=f"the same, of the zoo: {', '.join(zoo_sums())}")  # fmt: skip
 
 
+def separate_overrides(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Moves config overrides to `opts` from the options of several values that took them, too."""
+    keys = build_config()
+    for name in names:
+        given = getattr(args, name)
+        starts = (i for i, value in enumerate(given) if value.split(".")[0] in keys)
+        end = next(starts, len(given))
+        setattr(args, name, given[:end])
+        args.opts = [*given[end:], *args.opts]
+
+
 def named_config(args: argparse.Namespace, *overrides: Any) -> CfgNode:
     """The config of the model that a command line names; its own overrides come last."""
     overrides = (*overrides, *args.opts)

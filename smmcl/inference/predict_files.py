@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +102,12 @@ class FilePredictor:
                 is_steady=bool(self.results.source.video),
             )
         return drawn
+
+
+def check_of_classes(*, confidence: float, truth: Sequence[str]) -> None:
+    """Raises where a classifier's predictions are asked for what has pixels."""
+    if confidence or truth:
+        raise ValueError(
+            "--confidence and --truth are of labels of pixels, but the model gives one class an "
+            "image. Leave them out: the scores and classes are in predictions.jsonl."
+        )
