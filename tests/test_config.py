@@ -71,7 +71,7 @@ def test_every_key_of_ours_has_a_reader(monkeypatch) -> None:
 def test_config_files_resolve(path: pathlib.Path) -> None:
     cfg = build_config(str(path))
     special = {"adapt": "LightAdapter", "darken": "Darkener", "enhance": "Enhancer",
-               "classify": "ImageClassifier"}  # in lowlight/, by the first word  # fmt: skip
+               "classify": "ImageClassifier"}  # by the first word  # fmt: skip
     wanted = special.get(path.stem.partition("_")[0], "MultiModalSegmentor")
     assert wanted == cfg.MODEL.META_ARCHITECTURE
     assert cfg.VERSION == 2

@@ -15,7 +15,8 @@ COMPANIONS = ("smmcl/lowlight", "tests/lowlight", "configs/lowlight", "docs/lowl
 SELECTION = (
     "tests/test_architecture.py", "tests/test_config.py", "tests/test_config_checks.py",
     "tests/test_cli.py", "tests/test_pages.py", "tests/engine/test_grid.py",
-    "tests/tools/test_relight.py",
+    "tests/tools/test_relight.py", "tests/tools/test_classifier.py",
+    "tests/modeling/test_classifier.py", "tests/test_mutations.py",
     "tests/inference/test_relight.py", "tests/modeling/contrastive/test_momentum.py",
 )  # fmt: skip
 # A project that is installed for development would lend the copy what it lacks.

@@ -31,7 +31,7 @@ def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
             "SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "2", "SOLVER.WARMUP_ITERS", "1",
             "MODEL.CLASSIFIER.IN_FEATURE", "res2", "DATALOADER.NUM_WORKERS", "0", *overrides,
         ]  # fmt: skip
-        args = {"config_file": str(ROOT / f"configs/lowlight/{file}.yaml"), "opts": opts}
+        args = {"config_file": str(ROOT / f"configs/{file}.yaml"), "opts": opts}
         return setup(argparse.Namespace(**args, eval_only=False, resume=False))
 
     return build
@@ -47,7 +47,7 @@ def train(cfg) -> pathlib.Path:
 def test_adapting_to_unlabeled_night_leaves_a_plain_classifier(config) -> None:
     day = train(config("classify_synthetic", "day"))
     cfg = config(
-        "adapt_objects", "adapted", "MODEL.WEIGHTS", str(day),
+        "lowlight/adapt_objects", "adapted", "MODEL.WEIGHTS", str(day),
         "DATASETS.UNLABELED", str(SETS["UNLABELED"]),
         "MODEL.LIGHT_ADAPTER.NIGHT.WEIGHT", "0.1", "MODEL.LIGHT_ADAPTER.NIGHT.FEATURE", "res2",
         "MODEL.LIGHT_ADAPTER.MOMENTUM.FEATURES", "['res2']",
@@ -72,7 +72,7 @@ def test_adapting_to_unlabeled_night_leaves_a_plain_classifier(config) -> None:
 def test_a_darkener_is_trained_against_a_classifier(config) -> None:
     day = train(config("classify_synthetic", "day"))
     cfg = config(
-        "adapt_objects", "dark", "MODEL.META_ARCHITECTURE", "Darkener", "DATASETS.TEST", "()",
+        "lowlight/adapt_objects", "dark", "MODEL.META_ARCHITECTURE", "Darkener", "DATASETS.TEST", "()",
         "MODEL.DARKENER.DAY_MODEL", str(day), "MODEL.DARKENER.IN_FEATURES", "['res2']",
     )  # fmt: skip
     losses = build_model(cfg)(next(iter(Trainer.build_train_loader(cfg))))
@@ -82,10 +82,10 @@ def test_a_darkener_is_trained_against_a_classifier(config) -> None:
 def test_night_may_not_choose_the_checkpoint(config) -> None:
     keys = ["TEST.EVAL_PERIOD", "1", "TEST.BEST_METRIC"]
     with pytest.raises(ValueError, match="by the labels of night pairs"):
-        build_model(config("adapt_objects", "no", *keys, "classification/top1"))
+        build_model(config("lowlight/adapt_objects", "no", *keys, "classification/top1"))
     day = f"('synthetic_objects_day_val@32x32', {SETS['TEST'][0]!r})"
     metric = "synthetic_objects_day_val@32x32/classification/top1"
-    cfg = config("adapt_objects", "yes", *keys, metric, "DATASETS.TEST", day,
+    cfg = config("lowlight/adapt_objects", "yes", *keys, metric, "DATASETS.TEST", day,
                  "MODEL.LIGHT_ADAPTER.MOMENTUM.FEATURES", "['res2']")  # fmt: skip
     train(cfg)
     assert (pathlib.Path(cfg.OUTPUT_DIR) / "model_best.pth").is_file()
@@ -93,7 +93,7 @@ def test_night_may_not_choose_the_checkpoint(config) -> None:
 
 def test_the_enhancer_needs_a_segmentor(config) -> None:
     day = train(config("classify_synthetic", "day"))
-    cfg = config("adapt_objects", "bright", "MODEL.META_ARCHITECTURE", "Enhancer",
+    cfg = config("lowlight/adapt_objects", "bright", "MODEL.META_ARCHITECTURE", "Enhancer",
                  "DATASETS.TEST", "()", "MODEL.ENHANCER.SEGMENTOR", str(day))  # fmt: skip
     with pytest.raises(ValueError, match="needs a class at every pixel"):
         build_model(cfg)

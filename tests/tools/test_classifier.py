@@ -28,7 +28,7 @@ def run(request, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         "MODEL.CLASSIFIER.IN_FEATURE", "res2", "DATALOADER.NUM_WORKERS", 0,
         "MODEL.PAIR.AUXILIARY.NAME", "resnet18" if request.param == "pairs" else "",
     ]  # fmt: skip
-    cfg = build_config(str(ROOT / "configs/lowlight/classify_synthetic.yaml"), overrides)
+    cfg = build_config(str(ROOT / "configs/classify_synthetic.yaml"), overrides)
     torch.manual_seed(0)
     (folder / "config.yaml").write_text(cfg.dump())
     RunCheckpointer(Trainer.build_model(cfg), str(folder)).save("model_final")
