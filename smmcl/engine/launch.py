@@ -4,6 +4,7 @@ import argparse
 import atexit
 import datetime
 import functools
+import inspect
 import logging
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import re
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher import LaunchConfig, elastic_launch
+from torch.nn.parallel import DistributedDataParallel
 
 from smmcl.cli import run
 from smmcl.d2 import comm, create_ddp_model
@@ -140,6 +143,10 @@ def parallelize(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
     """
     if comm.get_world_size() == 1:
         return model
+    # The gradient of a 1x1 filter has other strides in the same memory: nothing is slower.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+    is_new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    kept = {"forward_sync_buffers" if is_new else "broadcast_buffers": False}
     if not next(model.parameters()).is_cuda:
         if dist.get_backend() == "nccl":
             raise ValueError(
@@ -149,11 +156,11 @@ def parallelize(model: nn.Module, *, has_sync_norm: bool) -> nn.Module:
         if has_sync_norm:
             logger.info("Batch norm over each process's own images: SyncBN needs GPUs")
         # Detectron2 gives DDP a GPU unless it is told that there is none.
-        return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        return create_ddp_model(model, device_ids=None, **kept)
     if has_sync_norm:
         logger.info("Batch norm over the images of all processes (SyncBN)")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return create_ddp_model(model, broadcast_buffers=False)
+    return create_ddp_model(model, **kept)
 
 
 def _check_counts(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import socket
+import warnings
 
 import pytest
 import torch
@@ -20,9 +21,11 @@ from smmcl.d2 import DatasetCatalog, HookBase, MetadataCatalog, comm
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.data.loader import build_train_loader
 from smmcl.data.mapper import MultiModalDatasetMapper
+from smmcl.engine.launch import parallelize
 from smmcl.engine.setup import setup
 from smmcl.engine.trainer import Trainer
 from smmcl.modeling.head.hamburger import MatrixFactorization
+from smmcl.modeling.layers.cpu import PointConv
 from smmcl.modeling.streams import mscan
 from smmcl.modeling.streams.base import STREAM_REGISTRY, register_sizes
 
@@ -184,3 +187,19 @@ def test_every_pair_is_counted_once(tmp_path, monkeypatch) -> None:
     )
     assert three["confusion"] == one["confusion"]
     assert three["protocol"]["pairs"].startswith("sem_seg 7,")
+
+
+def test_several_processes_warn_of_nothing(tmp_path, monkeypatch) -> None:
+    """A group of one process, wrapped as those of several are."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(comm, "get_local_rank", lambda: 0)
+    model = PointConv(8, 4).to(memory_format=torch.channels_last)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            wrapped = parallelize(model, has_sync_norm=False)
+            wrapped(torch.rand(2, 8, 3, 3)).sum().backward()
+        assert [str(warning.message) for warning in seen] == []
+    finally:
+        dist.destroy_process_group()
