@@ -138,23 +138,22 @@ def write_program(
     network: nn.Module, path: Path, *, auxiliary_channels: int, facts: Mapping[str, Any]
 ) -> None:
     """Writes a network as .pt2 or .onnx, and its facts into PATH.json and the file's metadata."""
-    program = export_program(network, auxiliary_channels=auxiliary_channels)
-    if path.suffix == ".pt2":
-        # Not into the file: torch's writer ends the interpreter later if a disk is full.
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # Of constants that are views; export_model.py compares the file with the model.
-            warnings.filterwarnings("ignore", "No complete tensor found")
+    with warnings.catch_warnings(), atomic(path) as partial:
+        # Of constants that are views; export_model.py compares the file with the model.
+        warnings.filterwarnings("ignore", "No complete tensor found")
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch warns of itself
+        program = export_program(network, auxiliary_channels=auxiliary_channels)
+        if path.suffix == ".pt2":
+            # Not into the file: torch's writer ends the interpreter later if a disk is full.
+            buffer = io.BytesIO()
             torch.export.save(program, buffer)
-        with atomic(path) as partial:
             partial.write_bytes(buffer.getvalue())
-    else:
-        # It warns that torchvision, which nothing here uses, is not installed.
-        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-        names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
-        onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
-        onnx.model.metadata_props.update({key: json.dumps(facts[key]) for key in facts})
-        with atomic(path) as partial:
+        else:
+            # It warns that torchvision, which nothing here uses, is not installed.
+            logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+            names = {"input_names": INPUT_NAMES, "output_names": network.output_names}
+            onnx = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            onnx.model.metadata_props.update({key: json.dumps(facts[key]) for key in facts})
             onnx.save(partial, external_data=False)
     write_text(path.with_name(f"{path.name}.json"), json.dumps(facts, indent=1))
 

@@ -112,6 +112,7 @@ def test_files_are_written_without_warnings(tmp_path, monkeypatch, caplog, recwa
 
     def export(program, **options: object) -> SimpleNamespace:
         logging.getLogger("torch.onnx._internal.exporter._registration").warning("no torchvision")
+        warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
         save = lambda path, **options: path.write_text("")  # noqa: E731
         return SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=save)
 
