@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smmcl.cli import run
-from smmcl.d2 import DatasetCatalog, setup_logger
+from smmcl.d2 import CfgNode, DatasetCatalog, setup_logger
 from smmcl.data.datasets.build import ensure_registered
 from smmcl.inference.export import (
     MIN_SIDE,
@@ -45,13 +45,13 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def stored_pairs(predictor: Predictor, *, args: argparse.Namespace) -> list[tuple[str, Any]]:
+def stored_pairs(cfg: CfgNode, *, args: argparse.Namespace) -> list[tuple[str, Any]]:
     """Records of --dataset, else of the first test set, if it is on this machine; with its name."""
-    for name in [args.dataset] if args.dataset else predictor.cfg.DATASETS.TEST[:1]:
+    for name in [args.dataset] if args.dataset else cfg.DATASETS.TEST[:1]:
         try:
             ensure_registered([name])
             return [(name, record) for record in DatasetCatalog.get(name)[: args.limit]]
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:  # or of another program's catalog
             if args.dataset:
                 raise
             print(f"no pair of {name} is compared: {error} --dataset names another set.")
@@ -78,8 +78,9 @@ def pairs_to_compare(
 def main() -> None:
     args = parse_arguments()
     setup_logger(name="smmcl")
-    predictor = Predictor(named_config(args))
-    stored = stored_pairs(predictor, args=args)
+    cfg = named_config(args)
+    predictor = Predictor(cfg)  # its own config names no test set whose facts the checkpoint tells
+    stored = stored_pairs(cfg, args=args)
     bare = (TensorClassifier if predictor.classifies else TensorSegmentor)(predictor.model)
     whole = FromPixels(bare, model=predictor.model).eval()
     network: nn.Module = bare if args.normalized else whole

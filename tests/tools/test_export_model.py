@@ -13,6 +13,10 @@ import pytest
 from PIL import Image
 
 from smmcl.config import build_config
+from smmcl.data.datasets.build import build_model_inputs
+from smmcl.engine.checkpoint import build_checkpointer
+from smmcl.engine.setup import changed
+from smmcl.inference.named_model import load_named
 from smmcl.inference.predictor import Predictor
 
 EXAMPLE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "run_exported.py"
@@ -83,18 +87,38 @@ def test_the_example_takes_three_auxiliary_channels() -> None:
     np.testing.assert_allclose(gray, [wanted] * 3, rtol=1e-6)
 
 
+def test_pairs_of_the_test_set_in_a_checkpoint_are_compared(
+    call_tool, run_folder, tmp_path, capsys, monkeypatch
+) -> None:
+    """A checkpoint that tells what its images hold, as every run writes it."""
+    model, cfg = load_named(run_folder / "model_final.pth")
+    run = changed(cfg, "OUTPUT_DIR", str(tmp_path))
+    build_checkpointer(run, model, inputs=build_model_inputs(cfg)).save("run")
+    for name, answer in (("write", None), ("read", print), ("check", (0.0, 1.0, True))):
+        replacement = lambda *args, answer=answer, **options: answer  # noqa: E731
+        monkeypatch.setattr(f"smmcl.inference.export.{name}_program", replacement)
+    arguments = ("--checkpoint", tmp_path / "run.pth", "--output", tmp_path / "m.pt2")
+    call_tool("export_model", *arguments, "--limit", 1)
+    assert "synthetic_night_val@64x96 00000: largest difference" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    ("names", "words"), [("('nyudv2_test',)", "no pair of nyudv2_test is compared"), ("()", "")]
+    ("names", "words"),
+    [
+        ("('nyudv2_test',)", "no pair of nyudv2_test is compared"),
+        ("('their_test',)", "no pair of their_test is compared"),
+        ("()", ""),
+    ],
 )
 def test_a_model_is_exported_without_its_test_set(names, words, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    predictor = SimpleNamespace(cfg=build_config("nyudv2_lite0.yaml", ["DATASETS.TEST", names]))
+    cfg = build_config("nyudv2_lite0.yaml", ["DATASETS.TEST", names])
     args = SimpleNamespace(dataset=None, limit=2)
-    assert export_model.stored_pairs(predictor, args=args) == []
+    assert export_model.stored_pairs(cfg, args=args) == []
     assert words in capsys.readouterr().out
     args.dataset = "nyudv2_test"
     with pytest.raises(FileNotFoundError, match="is no folder"):
-        export_model.stored_pairs(predictor, args=args)
+        export_model.stored_pairs(cfg, args=args)
 
 
 @pytest.mark.parametrize(
