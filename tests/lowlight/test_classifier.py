@@ -72,7 +72,8 @@ def test_adapting_to_unlabeled_night_leaves_a_plain_classifier(config) -> None:
 def test_a_darkener_is_trained_against_a_classifier(config) -> None:
     day = train(config("classify_synthetic", "day"))
     cfg = config(
-        "lowlight/adapt_objects", "dark", "MODEL.META_ARCHITECTURE", "Darkener", "DATASETS.TEST", "()",
+        "lowlight/adapt_objects", "dark", "MODEL.META_ARCHITECTURE", "Darkener",
+        "DATASETS.TEST", "()",
         "MODEL.DARKENER.DAY_MODEL", str(day), "MODEL.DARKENER.IN_FEATURES", "['res2']",
     )  # fmt: skip
     losses = build_model(cfg)(next(iter(Trainer.build_train_loader(cfg))))
