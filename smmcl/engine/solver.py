@@ -88,8 +88,9 @@ def warm_up(
         return decay
     if not 0 < warmup_iters < max_iter:
         raise ValueError(
-            f"SOLVER.WARMUP_ITERS is {warmup_iters} but SOLVER.MAX_ITER is {max_iter}. "
-            "Set the warm-up to fewer iterations than the run has, or to 0 for none."
+            f"SOLVER.WARMUP_ITERS is {warmup_iters} but SOLVER.MAX_ITER is {max_iter} (in a "
+            "LazyConfig, warmup_iters and max_iter of lr_multiplier). Set the warm-up to fewer "
+            "iterations than the run has, or to 0 for none."
         )
     share = warmup_iters / max_iter
     return CompositeParamScheduler(
