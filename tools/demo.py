@@ -37,8 +37,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="number of pairs")
     parser.add_argument("--output", type=Path, default=Path("output/predictions"),
                         help="folder; default: output/predictions")  # fmt: skip
-    parser.add_argument("--write", nargs="+", metavar="PART", default=["labels", *PICTURES],
-                        help=f"of {', '.join(PARTS)}; default: labels overlays panels")  # fmt: skip
+    parser.add_argument("--write", nargs="+", metavar="PART", default=[],
+                        help=f"of {', '.join(PARTS)}; default: labels overlays panels, "
+                        "of a classifier panels")  # fmt: skip
     parser.add_argument("--pictures", choices=("all", "none"), default="all",
                         help="none: without overlays and panels, which is faster")  # fmt: skip
     parser.add_argument("--confidence", "--confidence-threshold", type=float, default=0.0,
@@ -71,10 +72,10 @@ def main() -> None:
         visible=args.visible or args.input, auxiliary=args.auxiliary, truth=args.truth,
         dataset=args.dataset, limit=args.limit, results=[args.output / part for part in PARTS],
     )  # fmt: skip
-    parts = set(args.write) - (set(PICTURES) if args.pictures == "none" else set())
+    default = OF_CLASSES if predictor.classifies else ("labels", *PICTURES)
+    parts = set(args.write or default) - (set(PICTURES) if args.pictures == "none" else set())
     if predictor.classifies:
-        check_of_classes(confidence=args.confidence, truth=args.truth)
-        parts &= {*OF_CLASSES}
+        check_of_classes(parts, confidence=args.confidence, truth=args.truth)
     cfg = predictor.cfg.clone()
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "", "OUTPUT_DIR", ""])
     weights = local_file(predictor.cfg.MODEL.WEIGHTS)

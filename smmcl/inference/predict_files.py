@@ -11,7 +11,7 @@ import numpy as np
 from smmcl.inference.index import take_up
 from smmcl.inference.prediction import UNSURE, ImageClass, Prediction
 from smmcl.inference.predictor import Predictor
-from smmcl.inference.results import PICTURES, Results
+from smmcl.inference.results import OF_CLASSES, PICTURES, Results
 from smmcl.visualization.panels import class_shares, color, enlarge, fit, overlay, pictures
 
 
@@ -104,8 +104,13 @@ class FilePredictor:
         return drawn
 
 
-def check_of_classes(*, confidence: float, truth: Sequence[str]) -> None:
+def check_of_classes(parts: set[str], *, confidence: float, truth: Sequence[str]) -> None:
     """Raises where a classifier's predictions are asked for what has pixels."""
+    if lacking := sorted(parts - {*OF_CLASSES, "json"}):
+        raise ValueError(
+            f"--write names {', '.join(lacking)}, but the model gives one class an image. Choose "
+            f"{', '.join(OF_CLASSES)} or json; the classes are in predictions.jsonl always."
+        )
     if confidence or truth:
         raise ValueError(
             "--confidence and --truth are of labels of pixels, but the model gives one class an "

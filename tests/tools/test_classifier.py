@@ -58,6 +58,9 @@ def test_predict_writes_classes_scores_and_panels(call_tool, run, tmp_path, caps
     with pytest.raises(SystemExit):
         call_tool("demo", "--dataset", DATASET, "--confidence", "0.5", *options(run))
     assert "one class an image" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call_tool("demo", "--dataset", DATASET, "--write", "labels", *options(run))
+    assert "--write names labels" in capsys.readouterr().err
 
 
 def test_a_folder_without_labels(call_tool, run, tmp_path) -> None:

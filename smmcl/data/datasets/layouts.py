@@ -90,7 +90,9 @@ def _read_ids(
     lists = [root / name.replace("{split}", split) for name in facts.lists]
     entries = [entry for path in lists for entry in read_entries(path, split, layout=layout)]
     if not lists:
-        images = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        # A pattern that ends in the id names no kind of file, so that lists and notes would match.
+        is_open = layout["visible"].endswith("}")
+        images = (p for p in root.rglob("*") if not is_open or p.suffix.lower() in SUFFIXES)
         found = (path.relative_to(root).as_posix() for path in images)
         pattern = id_pattern(layout["visible"], split)
         ids = sorted(match["id"] for match in map(pattern.fullmatch, found) if match)

@@ -11,7 +11,7 @@ from smmcl.config import build_config
 from smmcl.d2 import DatasetCatalog, MetadataCatalog
 from smmcl.data.datasets import build
 from smmcl.data.datasets.build import builtin_splits, ensure_registered
-from smmcl.data.datasets.description import palette, read_description
+from smmcl.data.datasets.description import Description, Split, palette, read_description
 from smmcl.data.datasets.layouts import FoundSplit, find_split
 from smmcl.data.format import AuxiliaryFormat
 from smmcl.data.mapper import MultiModalDatasetMapper
@@ -292,6 +292,18 @@ def test_auxiliary_of_another_unit_is_refused_at_once(own):
     own.write_text(OWN.replace("unit: mm, high: 5000", "unit: 8-bit"))
     with pytest.raises(ValueError, match="stores uint16 values"):
         ensure_registered([f"{own}:train"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"), [("{id}.ppm", ["a"]), ("{id}", ["b.png"])], ids=["named", "open"]
+)
+def test_files_of_any_ending_that_the_pattern_names(tmp_path, pattern, wanted):
+    for name in ("a.ppm", "b.png", "notes.txt"):
+        (tmp_path / name).touch()
+    facts = {"classes": ["floor"], "colors": [[0, 0, 0]], "splits": {"all": Split()}}
+    description = Description(layouts=[{"visible": pattern}], **facts)
+    records = find_split(description, "all", base=tmp_path).records
+    assert [record["image_id"] for record in records] == wanted
 
 
 def test_worked_example_of_the_readme(own, tmp_path, monkeypatch):
