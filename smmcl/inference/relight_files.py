@@ -7,6 +7,7 @@ Shape shorthand in this module:
 """
 
 import argparse
+import contextlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -101,11 +102,12 @@ class FileRelighter:
 
     def _find(self, record: Mapping[str, Any]) -> dict[str, Any] | None:
         found = self.index.find(record, [self._file(record)])
-        is_drawn = self.panels is None or self._panel(record).is_file() or self.source.video
+        is_drawn = self.panels is None or self._panel(record).is_file()
         return found if is_drawn else None
 
     def _panel(self, record: Mapping[str, Any]) -> Path:
-        return self.panels / f"{record['name']}.png"
+        suffix = ".mp4" if self.source.video else ".png"
+        return self.panels / f"{record['name']}{suffix}"
 
     def _make(self, record: Mapping[str, Any]) -> dict[str, Any]:
         before = read_colors(record["file_name"], role="image")
@@ -120,22 +122,29 @@ class FileRelighter:
             shown["truth"] = read_colors(path, role="truth").values
             scores = score(after, shown["truth"], names=(record["file_name"], path))
         if self.panels:
-            _draw(self._panel(record), shown, heading=record["name"])
+            with atomic(self._panel(record)) as partial:
+                Image.fromarray(_drawn(shown, heading=record["name"])).save(partial)
         means = {f"brightness_{k}": float(shown[k].mean()) for k in ("before", "after")}
         entry = {"name": record["name"], "made_of": record["made_of"], **means, **scores}
         return self.index.add(entry, [file])
 
     def _make_video(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        file, name = self.output / self._file(record), record["name"]
-        writer, means = VideoWriter(file, rate=self.source.rate()), []
-        try:
+        file, name, means = self.output / self._file(record), record["name"], []
+        rate = self.source.rate()
+        video = VideoWriter(file, rate=rate)
+        drawn = VideoWriter(self._panel(record), rate=rate) if self.panels else None
+        with (
+            contextlib.closing(video),
+            contextlib.closing(drawn) if drawn else contextlib.nullcontext(),
+        ):
             for frame in self.source.records():
                 before = frame["file_name"].astype(np.float32) / 255
                 after = self._relight(before, name)  # one draw for the whole clip
-                writer.write(np.rint(255 * after).astype(np.uint8))
+                video.write(_bytes(after))
+                if drawn:
+                    shown = {"before": before, "after": after}
+                    drawn.write(_drawn(shown, heading=f"{name}, frame {len(means)}"))
                 means.append((before.mean(), after.mean()))
-        finally:
-            writer.close()
         before, after = np.mean(means, axis=0)
         means = {"brightness_before": float(before), "brightness_after": float(after)}
         return self.index.add({**record, **means, "frames": len(means)}, [file])
@@ -156,10 +165,12 @@ def score(image: np.ndarray, truth: np.ndarray, *, names: tuple[Any, Any]) -> di
     }
 
 
-def _draw(path: Path, images: Mapping[str, np.ndarray], *, heading: str) -> None:
-    drawn = {k: enlarge(np.rint(255 * v).astype(np.uint8)) for k, v in images.items()}
-    with atomic(path) as partial:
-        Image.fromarray(panel(drawn, heading=heading)).save(partial)
+def _bytes(image: np.ndarray) -> np.ndarray:
+    return np.rint(255 * image).astype(np.uint8)
+
+
+def _drawn(images: Mapping[str, np.ndarray], *, heading: str) -> np.ndarray:
+    return panel({name: enlarge(_bytes(x)) for name, x in images.items()}, heading=heading)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from smmcl.lowlight.regions import MaskSource
 from smmcl.lowlight.relight import ViewSource
 from smmcl.lowlight.view import preprocess
 from smmcl.modeling.contrastive.momentum import MomentumAlignment
-from smmcl.modeling.wrapping import check_model
+from smmcl.modeling.wrapping import check_model, features_of
 
 
 @META_ARCH_REGISTRY.register()
@@ -38,6 +38,7 @@ class LightAdapter(nn.Module):
         night_feature: str | None = None,
         night_view: ViewSource | None = None,
         night_weight: float = 0.1,
+        is_one_batch: bool = True,
         ignore_value: int = 255,
     ) -> None:
         """
@@ -50,6 +51,9 @@ class LightAdapter(nn.Module):
             night_feature: whose mean over places is compared, by MMD, between dark views and
                 unlabeled night pairs. None leaves the term out.
             night_view: how night pairs are shown: enhanced, or, where None, as they are.
+            is_one_batch: the views, and night pairs of their size, go through the model together,
+                so that its batch norms train on the mixture that they are used on. Authors' code:
+                False.
             ignore_value: label of void.
         """
         super().__init__()
@@ -61,6 +65,7 @@ class LightAdapter(nn.Module):
         self.momentum, self.momentum_weight = momentum, momentum_weight
         self.night_feature, self.night_weight = night_feature, night_weight
         self.night_view = night_view
+        self.is_one_batch = is_one_batch
         self.ignore_value = ignore_value
 
     @classmethod
@@ -78,6 +83,7 @@ class LightAdapter(nn.Module):
             "night_feature": node.NIGHT.FEATURE if node.NIGHT.WEIGHT else None,
             "night_view": build.build_night_view(cfg),
             "night_weight": node.NIGHT.WEIGHT,
+            "is_one_batch": node.ONE_BATCH,
             "ignore_value": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
@@ -117,7 +123,8 @@ class LightAdapter(nn.Module):
         if self.mask is not None:
             keep = self.mask.mask(view)  # (N, 1, H, W)
             pairs = tuple(p._replace(visible=p.visible * keep) for p in pairs)
-        features = tuple(map(model.features, pairs))
+        nights = [] if self.night_feature is None else [self._night_pair(batched_inputs)]
+        features = features_of(model, [*pairs, *nights], is_one_batch=self.is_one_batch)
         losses = model.losses(features[0], batched_inputs)
         for name, loss in model.losses(features[1], batched_inputs).items():
             losses[f"loss_dark_{name.removeprefix('loss_')}"] = self.dark_weight * loss
@@ -125,7 +132,8 @@ class LightAdapter(nn.Module):
             loss = self.momentum(model, pairs, features)
             losses["loss_momentum"] = self.momentum_weight * loss
         if self.night_feature is not None:
-            loss = self._night(features[1], [record["unlabeled"] for record in batched_inputs])
+            means = (maps[self.night_feature].flatten(2).mean(2) for maps in features[1:])
+            loss = maximum_mean_discrepancy(*means)  # (N, C) of dark views, and of night pairs
             losses["loss_night"] = self.night_weight * loss
         return losses
 
@@ -134,10 +142,9 @@ class LightAdapter(nn.Module):
         own = getattr(self.model, "with_divisor", None)
         return own(batched_inputs, **options) if own else batched_inputs
 
-    def _night(self, dark_features: dict[str, Tensor], nights: list[dict]) -> Tensor:
+    def _night_pair(self, batched_inputs: list[dict]) -> Any:
+        nights = [record["unlabeled"] for record in batched_inputs]
         pair, view = preprocess(self.model, nights, self.ignore_value)
         if self.night_view is not None:
             pair = pair._replace(visible=self.night_view(view, nights))
-        features = self.model.features(self.model.normalize(pair))
-        both = (dark_features[self.night_feature], features[self.night_feature])
-        return maximum_mean_discrepancy(*(maps.flatten(2).mean(2) for maps in both))  # (N, C) each
+        return self.model.normalize(pair)

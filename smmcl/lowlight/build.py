@@ -14,14 +14,7 @@ from smmcl.data.loader import Record, extends_training
 from smmcl.files.pairing import find_images, match_pairs
 from smmcl.inference.named_model import check_features, load_relighter
 from smmcl.inference.relight import Relit
-from smmcl.lowlight.regions import (
-    AuxiliaryMask,
-    BlockMask,
-    LabelMask,
-    MaskSource,
-    RandomMask,
-    SaliencyMask,
-)
+from smmcl.lowlight import regions
 from smmcl.lowlight.relight import ExposureView, GammaView, RelightView, StoredView, ViewSource
 from smmcl.modeling.contrastive.momentum import MomentumAlignment, align_features
 
@@ -68,14 +61,15 @@ def build_darkening(cfg: CfgNode) -> Relit:
 LIGHTS["darkener"] = build_darkening
 
 
-def build_mask(cfg: CfgNode) -> MaskSource | None:
+def build_mask(cfg: CfgNode) -> regions.MaskSource | None:
     node = cfg.MODEL.LIGHT_ADAPTER.MASK
+    saliency, blocks = regions.SaliencyMask(node.QUANTILE), regions.BlockMask()
     sources = {
-        "saliency": lambda: SaliencyMask(node.QUANTILE),
-        "auxiliary": lambda: AuxiliaryMask(node.QUANTILE),
-        "labels": lambda: LabelMask(tuple(node.CLASSES)),
-        "blocks": BlockMask,
-        "wiid": lambda: RandomMask((SaliencyMask(node.QUANTILE), BlockMask()), (0.1, 0.6)),
+        "saliency": lambda: saliency,
+        "auxiliary": lambda: regions.AuxiliaryMask(node.QUANTILE),
+        "labels": lambda: regions.LabelMask(tuple(node.CLASSES)),
+        "blocks": lambda: blocks,
+        "wiid": lambda: regions.RandomMask((saliency, blocks), (0.1, 0.6)),
     }
     return choose(sources, node.NAME, "MASK.NAME")() if node.NAME else None
 

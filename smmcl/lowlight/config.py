@@ -55,6 +55,9 @@ def add_adapter_config(cfg: CfgNode) -> None:
     add("META_ARCHITECTURE", "MultiModalSegmentor", checks.NAME)
     # Weight of the task losses on the second view, relative to those on the first.
     add("DARK_WEIGHT", 1.0, checks.FACTOR)
+    # Whether the views, and night pairs of their size, pass through the model as one batch, so that
+    # batch norms train on the mixture that they are used on. Released code: False.
+    add("ONE_BATCH", True, checks.SWITCH)
     add = checks.group(cfg, "MODEL.LIGHT_ADAPTER.VIEW")
     # Source of the second view: "gamma", "exposure" (less light, and noise), "darkener", "stored".
     add("NAME", "gamma", checks.NAME)

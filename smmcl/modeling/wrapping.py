@@ -43,6 +43,31 @@ class Frozen(nn.Module):
         return super()._apply(fn, recurse)
 
 
+def features_of(
+    model: nn.Module, pairs: Sequence[Any], *, is_one_batch: bool = True
+) -> list[dict[str, Tensor]]:
+    """Features of batches of pairs; those of the first one's size are computed as one batch.
+
+    Batch norms then train on the mixture that their running statistics describe.
+    """
+    if not is_one_batch:
+        return [model.features(pair) for pair in pairs]
+    size = pairs[0].visible.shape
+    alike = [pair for pair in pairs if pair.visible.shape == size]
+    joined = type(pairs[0])(*map(_joined, zip(*alike, strict=True)))
+    features = model.features(joined)
+    parts = (maps.split(size[0]) for maps in features.values())
+    apart = iter(dict(zip(features, maps, strict=True)) for maps in zip(*parts, strict=True))
+    return [next(apart) if pair.visible.shape == size else model.features(pair) for pair in pairs]
+
+
+def _joined(parts: Sequence) -> Any:
+    """One field of a pair, of several batches."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return None if parts[0] is None else [item for part in parts for item in part]
+
+
 def freeze(model: nn.Module | None) -> Frozen | None:
     """A model that can be wrapped, frozen; None of None."""
     if model is None:

@@ -17,6 +17,7 @@ from smmcl.lowlight.regions import (
 )
 from smmcl.lowlight.relight import ExposureView, GammaView, StoredView
 from smmcl.modeling.contrastive.momentum import MomentumAlignment, map_projector, mlp
+from smmcl.modeling.wrapping import features_of
 
 
 def aligned(model: nn.Module, **options) -> MomentumAlignment:
@@ -53,12 +54,40 @@ def test_inference_and_weights_are_the_models_own(segmentor, inputs) -> None:
     assert names == list(segmentor.state_dict())
 
 
+def test_batch_norms_train_on_the_mixture_that_they_are_used_on(segmentor, inputs) -> None:
+    for record in inputs:
+        record["unlabeled"] = {key: record[key] // 4 for key in ("image", "auxiliary")}
+    joined = []
+    segmentor.norm.register_forward_pre_hook(lambda norm, args: joined.append(len(args[0])))
+    options = {"model": segmentor, "second_view": GammaView(), "night_feature": "fused"}
+    LightAdapter(**options)(inputs)
+    assert joined == [3 * len(inputs)]
+    joined.clear()
+    LightAdapter(**options, is_one_batch=False)(inputs)  # as released
+    assert joined == [len(inputs)] * 3
+    joined.clear()
+    for record in inputs:  # night pairs of another size can't be in the same batch
+        record["unlabeled"] = {key: x[:, :9, :9] for key, x in record["unlabeled"].items()}
+    losses = LightAdapter(**options)(inputs)
+    assert joined == [2 * len(inputs), len(inputs)]
+    assert losses["loss_night"].isfinite()
+
+
+def test_one_batch_gives_the_features_of_each_pair(segmentor, inputs) -> None:
+    segmentor.eval()  # no batch norm mixes
+    pairs = [segmentor.normalize(segmentor.preprocess(part)) for part in (inputs, inputs[::-1])]
+    for joined, pair in zip(features_of(segmentor, pairs), pairs, strict=True):
+        for name, maps in segmentor.features(pair).items():
+            torch.testing.assert_close(joined[name], maps, msg=name)
+
+
 def test_only_the_visible_image_changes(segmentor, inputs) -> None:
     seen = []
     features = segmentor.features
     segmentor.features = lambda pair: seen.append(pair) or features(pair)
     mask = LabelMask((1,), share=1.0)
-    LightAdapter(model=segmentor, second_view=GammaView(), mask=mask)(inputs)
+    options = {"second_view": GammaView(), "mask": mask, "is_one_batch": False}
+    LightAdapter(model=segmentor, **options)(inputs)
     day, dark = seen
     assert torch.equal(day.auxiliary, dark.auxiliary)
     plain = segmentor.normalize(segmentor.preprocess(inputs))

@@ -154,6 +154,15 @@ def test_videos(call_tool, model, tmp_path, capsys) -> None:
     assert len(model.calls) == 3  # the second call found it done
     assert len({tuple(seeds) for seeds, _ in model.calls}) == 1  # one draw for the clip
     assert "1 of them before" in capsys.readouterr().out
+    # Panels are wanted later: they are drawn, from the beginning, as a video too.
+    panels = ("--checkpoint", tmp_path / "model.pth", "--panels", tmp_path / "panels")
+    for _ in range(2):
+        call_tool("enhance", tmp_path / "clip.mp4", out, *panels)
+    drawn = list(read_frames(tmp_path / "panels" / "clip.mp4"))
+    assert len(drawn) == 3
+    assert len(model.calls) == 6
+    assert drawn[0].shape[0] > 32
+    assert drawn[0].shape[1] > 2 * 48  # before, and after
 
 
 def test_a_dataset_by_its_name(call_tool, model, tmp_path) -> None:
