@@ -59,12 +59,11 @@ class LightAdapter(nn.Module):
         super().__init__()
         check_model(model)
         self.model = model
-        self.second_view = second_view
-        self.mask = mask
+        self.second_view, self.mask = second_view, mask
         self.dark_weight = dark_weight
         self.momentum, self.momentum_weight = momentum, momentum_weight
-        self.night_feature, self.night_weight = night_feature, night_weight
-        self.night_view = night_view
+        self.night_feature, self.night_view = night_feature, night_view
+        self.night_weight = night_weight
         self.is_one_batch = is_one_batch
         self.ignore_value = ignore_value
 
@@ -129,8 +128,7 @@ class LightAdapter(nn.Module):
         for name, loss in model.losses(features[1], batched_inputs).items():
             losses[f"loss_dark_{name.removeprefix('loss_')}"] = self.dark_weight * loss
         if self.momentum is not None:
-            loss = self.momentum(model, pairs, features)
-            losses["loss_momentum"] = self.momentum_weight * loss
+            losses["loss_momentum"] = self.momentum_weight * self.momentum(model, pairs, features)
         if self.night_feature is not None:
             means = (maps[self.night_feature].flatten(2).mean(2) for maps in features[1:])
             loss = maximum_mean_discrepancy(*means)  # (N, C) of dark views, and of night pairs

@@ -35,7 +35,7 @@ def build_view(cfg: CfgNode) -> ViewSource:
     node, key = cfg.MODEL.LIGHT_ADAPTER.VIEW, "MODEL.LIGHT_ADAPTER.VIEW.CHECKPOINT"
     sources = {
         "gamma": lambda: GammaView(*node.GAMMA),
-        "exposure": lambda: ExposureView(stops=tuple(node.STOPS)),
+        "exposure": lambda: ExposureView(tuple(node.STOPS), node.PHOTONS),
         "darkener": lambda: _relit(node.CHECKPOINT, key, exposure=tuple(node.BRIGHTNESS)),
         "stored": StoredView,
     }

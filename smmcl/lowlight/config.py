@@ -61,9 +61,11 @@ def add_adapter_config(cfg: CfgNode) -> None:
     add = checks.group(cfg, "MODEL.LIGHT_ADAPTER.VIEW")
     # Source of the second view: "gamma", "exposure" (less light, and noise), "darkener", "stored".
     add("NAME", "gamma", checks.NAME)
-    # Range of the exponent of "gamma", and of the powers of two of the light of "exposure".
+    # Ranges of the exponent of "gamma", and of the powers of two of the light of "exposure"; its
+    # photons at white in full light: the fewer, the more noise.
     add("GAMMA", [2.0, 6.0], interval(checks.POSITIVE))
     add("STOPS", [-5.0, -1.5], interval(real(-32, 0)))
+    add("PHOTONS", 1000.0, checks.POSITIVE)
     # Checkpoint of "darkener", and the range of its mean brightness, which noise goes around.
     add("CHECKPOINT", "", checks.TEXT)
     add("BRIGHTNESS", [0.0, 0.2], interval(checks.SHARE))
