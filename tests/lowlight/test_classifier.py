@@ -22,7 +22,7 @@ SETS = {key: (f"synthetic_objects_{name}@32x32",) for key, name in
 def config(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     for split in ("train", "val"):
-        monkeypatch.setitem(objects.Objects.SPLITS, split, 4)
+        monkeypatch.setitem(objects.SPLITS, split, 4)
 
     def build(file: str, folder: str, *overrides: str):
         opts = [

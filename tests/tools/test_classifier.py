@@ -33,7 +33,7 @@ def run(request, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     (folder / "config.yaml").write_text(cfg.dump())
     RunCheckpointer(Trainer.build_model(cfg), str(folder)).save("model_final")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(objects.Objects.SPLITS, "val", 3)
+        patch.setitem(objects.SPLITS, "val", 3)
         ensure_registered([DATASET])
         DatasetCatalog.get(DATASET)
         yield folder

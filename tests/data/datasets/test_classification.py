@@ -170,7 +170,7 @@ def test_night_is_dark_and_no_scene_of_it_is_one_of_the_day() -> None:
 
 def test_generated_objects_in_the_catalog(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setitem(objects.Objects.SPLITS, "val", 12)
+    monkeypatch.setitem(objects.SPLITS, "val", 12)
     ensure_registered(["synthetic_objects_night_val@32x48"])
     records = DatasetCatalog.get("synthetic_objects_night_val@32x48")
     assert [r["class_id"] for r in records] == [*range(10), 0, 1]

@@ -61,10 +61,10 @@ def test_types_and_ranges_at_any_size(kind, size):
     assert pair["auxiliary"].shape == pair["label"].shape == size
     assert pair["visible"].dtype == pair["label"].dtype == np.uint8
     assert pair["auxiliary"].dtype == AUXILIARY_TYPES[kind]
-    format = synthetic.KINDS[kind].AUXILIARY
+    format = synthetic.KINDS[kind].auxiliary
     assert pair["auxiliary"].max() <= format["high"]
     assert pair["auxiliary"].std() > 0.05 * pair["auxiliary"].mean()
-    assert pair["label"].max() < len(synthetic.KINDS[kind].CLASSES)
+    assert pair["label"].max() < len(synthetic.KINDS[kind].classes)
 
 
 def test_no_ray_slips_between_floor_and_wall():
@@ -83,7 +83,7 @@ def test_another_size_shows_the_same_scene(kind):
 
 @each_kind
 def test_every_class_is_common_in_both_subsets(kind):
-    num_classes = len(synthetic.KINDS[kind].CLASSES)
+    num_classes = len(synthetic.KINDS[kind].classes)
     counts = np.zeros((2, num_classes))
     for index in range(50):
         label = synthetic.render_pair(kind, "train", index, size=(64, 80))["label"]
@@ -102,7 +102,7 @@ def test_visible_image_is_dark_but_glares_where_lit(kind):
 
 
 def test_flat_things_have_the_depth_of_what_they_lie_on():
-    classes = synthetic.KINDS["indoor"].CLASSES
+    classes = synthetic.KINDS["indoor"].classes
     pair = synthetic.render_pair("indoor", "train", 0)
     steps = np.abs(np.diff(pair["auxiliary"].astype(float), axis=1))
     steps[(pair["auxiliary"][:, 1:] == 0) | (pair["auxiliary"][:, :-1] == 0)] = np.nan
@@ -185,7 +185,7 @@ def test_two_processes_render_at_once(tmp_path):
 @each_kind
 def test_one_pixel_gives_little_away(kind):
     """A linear classifier on the four values of a pixel stays far below what a network reaches."""
-    num_classes = len(synthetic.KINDS[kind].CLASSES)
+    num_classes = len(synthetic.KINDS[kind].classes)
     values, labels = {}, {}
     for split, count in (("train", 60), ("val", 30)):
         pairs = [synthetic.render_pair(kind, split, index) for index in range(count)]
@@ -213,7 +213,7 @@ def test_one_pixel_gives_little_away(kind):
 def test_built_in_names_are_in_the_catalog(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     for kind, drawn in synthetic.KINDS.items():
-        for split, count in getattr(drawn, "SPLITS", synthetic.SPLITS).items():
+        for split, count in drawn.splits.items():
             metadata = MetadataCatalog.get(f"synthetic_{kind}_{split}")
             assert metadata.num_images == count
             assert len(metadata.stuff_colors) == len(metadata.stuff_classes) >= 6

@@ -8,7 +8,10 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,24 +30,76 @@ PARTS = {"file_name": "visible", "auxiliary_file_name": "auxiliary", "sem_seg_fi
 SPLITS = {"train": 400, "val": 100}  # pairs in each
 SIZE = (128, 160)  # H, W where the dataset's name says no other
 MIN_SIDE = 32  # pixels: the last stage of a stream sees the image at 1/32
-# Each has CLASSES, AUXILIARY (the format of its images) and render(); modules have COLORS as well.
-KINDS = {"indoor": synthetic_indoor, "night": synthetic_night, "day": synthetic_day,
-         "objects_day": objects.DAY, "objects_night": objects.NIGHT}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of generated pairs: how they are drawn, and what is said of them."""
+
+    render: Callable[..., dict[str, np.ndarray]]  # of size, index and rng
+    facts: Callable[[int], dict[str, Any]]  # of an index: what its record says besides the files
+    classes: Sequence[str]
+    colors: Sequence[Sequence[int]]
+    auxiliary: Mapping[str, Any]  # the format of its auxiliary images
+    size: tuple[int, int] = SIZE
+    splits: Mapping[str, int] = field(default_factory=lambda: SPLITS)
+    evaluator: str = "sem_seg"
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The files of a pair: a folder by the key of a record."""
+        has_labels = self.evaluator == "sem_seg"
+        return {key: part for key, part in PARTS.items() if has_labels or part != "label"}
+
+
+def _scenes(module: ModuleType) -> Kind:
+    """Scenes with label maps; the lamps are on in every other one."""
+    return Kind(
+        render=lambda size, index, rng: module.render(size, is_lit=index % 2 == 0, rng=rng),
+        facts=lambda index: {"tags": ["unlit" if index % 2 else "lit"]},
+        classes=module.CLASSES,
+        colors=module.COLORS,
+        auxiliary=module.AUXILIARY,
+    )
+
+
+def _objects(light: str) -> Kind:
+    """Objects of one class an image, the classes in turn."""
+    is_night, number = light == "night", len(objects.CLASSES)
+    return Kind(
+        render=lambda size, index, rng: objects.render(
+            size, class_id=index % number, is_night=is_night, rng=rng
+        ),
+        facts=lambda index: {"class_id": index % number, "tags": [light]},
+        classes=objects.CLASSES,
+        colors=palette(objects.CLASSES),
+        auxiliary=synthetic_night.AUXILIARY,
+        size=objects.SIZE,
+        splits=objects.SPLITS,
+        evaluator="classification",
+    )
+
+
+KINDS = {
+    "indoor": _scenes(synthetic_indoor),
+    "night": _scenes(synthetic_night),
+    "day": _scenes(synthetic_day),
+    "objects_day": _objects("day"),
+    "objects_night": _objects("night"),
+}
 
 
 def render_pair(
     kind: str, split: str, index: int, *, size: tuple[int, int] = SIZE, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Draws one pair, without files; the lamps are on in every other one.
+    """Draws one pair, without files.
 
     Returns:
         `visible` (H, W, 3) uint8 RGB, `auxiliary` (H, W) uint16 millimeters (indoor) or uint8
         (others), `label` (H, W) uint8 unless the set is of objects.
     """
     rng = np.random.default_rng((seed, list(SPLITS).index(split), index))
-    if _of_objects(kind):
-        return KINDS[kind].render(size, class_id=index % len(objects.CLASSES), rng=rng)
-    return KINDS[kind].render(size, is_lit=index % 2 == 0, rng=rng)
+    return KINDS[kind].render(size, index, rng)
 
 
 def load_synthetic(
@@ -62,17 +117,16 @@ def load_synthetic(
     """
     version = f"{size[0]}x{size[1]}_seed{seed}_{_generator_version()}"
     folder = Path(root) / f"synthetic_{kind}" / version / split
-    splits = getattr(KINDS[kind], "SPLITS", SPLITS)
-    parts = {key: part for key, part in PARTS.items() if part != "label" or not _of_objects(kind)}
+    drawn, parts = KINDS[kind], KINDS[kind].parts
     records = [
         {
             **{key: str(folder / part / f"{index:05d}.png") for key, part in parts.items()},
             "image_id": f"{index:05d}",
             "height": size[0],
             "width": size[1],
-            **_facts_of(kind, index),
+            **drawn.facts(index),
         }
-        for index in range(splits[split] if count is None else count)
+        for index in range(drawn.splits[split] if count is None else count)
     ]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,17 +143,6 @@ def load_synthetic(
         for key, part in parts.items():
             write_new_image(record[key], pair[part])
     return records
-
-
-def _facts_of(kind: str, index: int) -> dict[str, Any]:
-    """Returns what a record says of its pair besides the files."""
-    if not _of_objects(kind):
-        return {"tags": ["unlit" if index % 2 else "lit"]}
-    return {"class_id": index % len(objects.CLASSES), "tags": [kind.removeprefix("objects_")]}
-
-
-def _of_objects(kind: str) -> bool:
-    return isinstance(KINDS[kind], objects.Objects)
 
 
 def _generator_version() -> str:
@@ -121,7 +164,7 @@ def register_synthetic(name: str) -> None:
             f"and a split of {', '.join(SPLITS)}."
         )
     kind, split = KINDS[match[1]], match[2]
-    size = (int(match[3]), int(match[4])) if match[3] else getattr(kind, "SIZE", SIZE)
+    size = (int(match[3]), int(match[4])) if match[3] else kind.size
     if min(size) < MIN_SIDE:
         raise ValueError(
             f"'{name}' asks for {size[0]}x{size[1]} pixels. Both sides must be at least {MIN_SIDE}."
@@ -133,16 +176,16 @@ def register_synthetic(name: str) -> None:
 
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
-        stuff_classes=list(kind.CLASSES),
-        stuff_colors=[list(color) for color in getattr(kind, "COLORS", palette(kind.CLASSES))],
+        stuff_classes=list(kind.classes),
+        stuff_colors=[list(color) for color in kind.colors],
         ignore_label=255,
         # Stored values are the classes.
-        evaluator_type="classification" if _of_objects(match[1]) else "sem_seg",
+        evaluator_type=kind.evaluator,
         label_offset=0,
         stored_ignore=255,
-        auxiliary=dict(kind.AUXILIARY),
+        auxiliary=dict(kind.auxiliary),
         absent_from_mean=[],
-        num_images=getattr(kind, "SPLITS", SPLITS)[split],
+        num_images=kind.splits[split],
     )
 
 

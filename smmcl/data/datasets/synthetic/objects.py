@@ -4,18 +4,18 @@ Colors, texture, scale, rotation and place are drawn, so neither color nor brigh
 By night little light falls on the same kind of scene, most of it in the cone of a lamp.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
-from smmcl.data.datasets.synthetic.night import AUXILIARY, measure_heat
+from smmcl.data.datasets.synthetic.night import measure_heat
 from smmcl.data.datasets.synthetic.raycast import take_picture
 
 CLASSES = (
     "disc", "ring", "crescent", "triangle", "square",
     "star", "cross", "arrow", "hourglass", "angle",
 )  # fmt: skip
+SIZE = (64, 64)  # H, W where the dataset's name says no other
+SPLITS = {"train": 2000, "val": 500}  # images in each
 SUPERSAMPLING = 4  # pixels of the outline's raster on each side of one of the image
 
 
@@ -47,45 +47,36 @@ OUTLINES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Objects:
-    """Objects in one light, with what the modules of the other generated sets have."""
+def render(
+    size: tuple[int, int], *, class_id: int, is_night: bool, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draws one object: `visible` (H, W, 3) and `auxiliary` (H, W), both uint8."""
+    rng = rng.spawn(2)[is_night]  # no night scene is one of the day
+    inside = _raster(class_id, size, rng)  # (H, W), 0..1
+    object_, ground = _surface(size, rng), _surface(size, rng)  # (3, H, W)
+    # Lighter or darker than the ground, but never like it.
+    step = rng.choice([-1, 1]) * rng.uniform(0.2, 0.45)
+    shift = np.clip(ground.mean() + step, 0.1, 0.9) - object_.mean()
+    albedo = np.clip(ground * (1 - inside) + (object_ + shift) * inside, 0.02, 1)
+    heat = 0.4 + 0.25 * _texture(size, rng) + rng.choice([-0.15, 0.15]) * inside
+    radiance = (albedo * _light(size, rng, is_night=is_night)).astype(np.float32)
+    return {
+        "visible": take_picture(radiance, rng=rng),
+        "auxiliary": measure_heat(heat.astype(np.float32), rng),
+    }
 
-    is_night: bool
-    CLASSES = CLASSES
-    AUXILIARY = AUXILIARY
-    SIZE = (64, 64)  # H, W where the dataset's name says no other
-    SPLITS = {"train": 2000, "val": 500}  # images in each
 
-    def render(
-        self, size: tuple[int, int], *, class_id: int, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """Draws one object: `visible` (H, W, 3) and `auxiliary` (H, W), both uint8."""
-        rng = rng.spawn(2)[self.is_night]  # no night scene is one of the day
-        inside = _raster(class_id, size, rng)  # (H, W), 0..1
-        object_, ground = _surface(size, rng), _surface(size, rng)  # (3, H, W)
-        # Lighter or darker than the ground, but never like it.
-        step = rng.choice([-1, 1]) * rng.uniform(0.2, 0.45)
-        shift = np.clip(ground.mean() + step, 0.1, 0.9) - object_.mean()
-        albedo = np.clip(ground * (1 - inside) + (object_ + shift) * inside, 0.02, 1)
-        heat = 0.4 + 0.25 * _texture(size, rng) + rng.choice([-0.15, 0.15]) * inside
-        radiance = (albedo * self._light(size, rng)).astype(np.float32)
-        return {
-            "visible": take_picture(radiance, rng=rng),
-            "auxiliary": measure_heat(heat.astype(np.float32), rng),
-        }
-
-    def _light(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """What falls on each place, (3 or 1, H, W)."""
-        y, x = _grid(size)
-        angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.3)
-        even = 1 + slope * (np.cos(angle) * x + np.sin(angle) * y)  # (H, W)
-        if not self.is_night:
-            return rng.uniform(0.6, 1.0) * even[None]
-        center, radius = rng.uniform(-0.6, 0.6, 2), rng.uniform(0.5, 1.0)
-        distance = ((y - center[0]) ** 2 + (x - center[1]) ** 2) / radius**2
-        lamp = rng.uniform(0.03, 0.2) * np.array([1, 0.8, 0.5])[:, None, None]
-        return 2 ** rng.uniform(-5, -3) * even + lamp * np.exp(-(distance**2))  # (3, H, W)
+def _light(size: tuple[int, int], rng: np.random.Generator, *, is_night: bool) -> np.ndarray:
+    """What falls on each place, (3 or 1, H, W)."""
+    y, x = _grid(size)
+    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.3)
+    even = 1 + slope * (np.cos(angle) * x + np.sin(angle) * y)  # (H, W)
+    if not is_night:
+        return rng.uniform(0.6, 1.0) * even[None]
+    center, radius = rng.uniform(-0.6, 0.6, 2), rng.uniform(0.5, 1.0)
+    distance = ((y - center[0]) ** 2 + (x - center[1]) ** 2) / radius**2
+    lamp = rng.uniform(0.03, 0.2) * np.array([1, 0.8, 0.5])[:, None, None]
+    return 2 ** rng.uniform(-5, -3) * even + lamp * np.exp(-(distance**2))  # (3, H, W)
 
 
 def _grid(size: tuple[int, int]) -> np.ndarray:
@@ -116,6 +107,3 @@ def _texture(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     cells = rng.integers(3, 17, 2)
     coarse = rng.uniform(-1, 1, cells).astype(np.float32)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(-1, 1)
-
-
-DAY, NIGHT = Objects(is_night=False), Objects(is_night=True)
