@@ -64,7 +64,7 @@ def add_adapter_config(cfg: CfgNode) -> None:
     # Ranges of the exponent of "gamma", and of the powers of two of the light of "exposure"; its
     # photons at white in full light: the fewer, the more noise.
     add("GAMMA", [2.0, 6.0], interval(checks.POSITIVE))
-    add("STOPS", [-5.0, -1.5], interval(real(-32, 0)))
+    add("STOPS", [-9.0, -2.0], interval(real(-32, 0)))
     add("PHOTONS", 1000.0, checks.POSITIVE)
     # Checkpoint of "darkener", and the range of its mean brightness, which noise goes around.
     add("CHECKPOINT", "", checks.TEXT)

@@ -34,7 +34,7 @@ class GammaView:
 class ExposureView:
     """Less light on a sensor: fewer photons of the linear image, with shot and read noise."""
 
-    stops: tuple[float, float] = (-5.0, -1.5)  # powers of two of the light
+    stops: tuple[float, float] = (-9.0, -2.0)  # powers of two of the light
     photons: float = 1000.0  # at white, in full light
     read_noise: float = 2.0  # standard deviation, in photons
 
