@@ -6,6 +6,7 @@ assertion is raised as ValueError where they are called.
 """
 
 import ast
+import contextlib
 import errno
 import importlib.util
 import logging
@@ -89,16 +90,27 @@ def run(main: Callable[[], object]) -> None:
     """
     try:
         main()
+        return
     except KeyboardInterrupt:
-        sys.stderr.write("error: stopped by Ctrl-C\n")
-        raise SystemExit(130) from None
+        message, status = "stopped by Ctrl-C", 130
     except Exception as error:
-        message = user_message(error)
+        message, status = user_message(error), 2
         if message is None or os.environ.get("SMMCL_DEBUG") == "1":
             raise
         _log_to_files("".join(traceback.format_exception(error)))
-        sys.stderr.write(f"error: {message}\n")
-        raise SystemExit(2) from None
+    _tell(f"error: {message}\n")
+    raise SystemExit(status)
+
+
+def _tell(text: str) -> None:
+    """Writes to stderr. A console that is a file on a full disk does not change how a tool ends."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # Python would fail once more, at its end, and change the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def user_message(error: Exception) -> str | None:

@@ -5,21 +5,22 @@
 
 For so many minutes, a run is killed, signaled, suspended, left without disk space, workers or its
 newest checkpoint, and resumed after each. Then a run without faults goes as far, in about a third
-of that time; its memory must stay flat.
+of that time; its memory must stay flat. The same command goes on where an earlier one ended.
 """
 
 import argparse
 import collections
 import contextlib
+import json
 import multiprocessing
 import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -176,38 +177,69 @@ def periodic(folder: pathlib.Path) -> pathlib.Path:
     return numbered[max(sound)]
 
 
-def main(minutes: float, seed: int) -> bool:
+class Record:
+    """What a soak has done so far, kept in its folder: it may take several sittings."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.path = folder / "soak.json"
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.seconds, self.sittings = known.get("seconds", 0.0), known.get("sittings", 0) + 1
+        self.faults = collections.Counter(known.get("faults", {}))
+
+    def save(self) -> None:
+        partial = self.path.with_suffix(".part")
+        known = {"seconds": self.seconds, "sittings": self.sittings, "faults": self.faults}
+        partial.write_text(json.dumps(known))
+        partial.replace(self.path)
+
+
+def soak(folder: pathlib.Path, *, minutes: float, seed: int) -> bool:
     """Both runs; prints one line, and returns whether all was as it should be."""
-    register_sizes({"soaked": SIZE})(mscan.MSCAN)
-    began, moments = time.monotonic(), random.Random(seed)
-    with tempfile.TemporaryDirectory(prefix="smmcl_soak_") as name:
-        os.environ["DETECTRON2_DATASETS"] = name
-        whole, struck = (pathlib.Path(name) / part for part in ("whole", "struck"))
-        until = began + minutes * 60
-        faults = run_with_faults(struck, until=until, moments=moments, pause=min(15, minutes))
-        counts = collections.Counter(faults)
-        newest = periodic(struck)
-        used = run_alone(whole / newest.name)
-        quarter = len(used) // 4
-        early, late = map(statistics.median, (used[quarter : 2 * quarter], used[-quarter:]))
-        ends = [torch.load(path / newest.name, weights_only=True) for path in (whole, struck)]
-        iterations = 1 + int(newest.stem.removeprefix("model_"))
+    os.environ["DETECTRON2_DATASETS"] = str(folder)
+    began, record = time.monotonic(), Record(folder)
+    before = record.seconds
+    whole, struck = (folder / part for part in ("whole", "struck"))
+    until = began + minutes * 60 - before
+    moments = random.Random(f"{seed} {record.sittings}")
+    for fault in run_with_faults(struck, until=until, moments=moments, pause=min(15, minutes)):
+        record.faults[fault] += 1
+        record.seconds = before + time.monotonic() - began
+        record.save()
+    newest = periodic(struck)
+    shutil.rmtree(whole, ignore_errors=True)  # of a sitting that ended early
+    used = run_alone(whole / newest.name)
+    quarter = len(used) // 4
+    early, late = map(statistics.median, (used[quarter : 2 * quarter], used[-quarter:]))
+    ends = [torch.load(path / newest.name, weights_only=True) for path in (whole, struck)]
+    iterations = 1 + int(newest.stem.removeprefix("model_"))
     a, b = (end["model"] | end["trainer"]["hooks"]["WeightAverage"] for end in ends)
     are_equal = a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     is_flat = late <= early * (1 + MAX_GROWTH)
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(record.faults.items()))
     print(
-        f"soak: {(time.monotonic() - began) / 60:.1f} min, {iterations} iterations, seed {seed}, "
-        f"{counts.total()} faults ({', '.join(f'{n} {c}' for n, c in sorted(counts.items()))}); "
+        f"soak: {record.seconds / 60:.1f} min of faults (sittings: {record.sittings}), then "
+        f"{len(used) / 60:.1f} min without; {iterations} iterations, seed {seed}, "
+        f"{record.faults.total()} faults ({kinds}); "
         f"weights {'equal' if are_equal else 'DIFFER'}; memory {early:.0f} MiB, then {late:.0f} "
         f"({'flat' if is_flat else 'GROWS'})"
     )
     return are_equal and is_flat
 
 
+def main(minutes: float, seed: int, folder: pathlib.Path) -> bool:
+    register_sizes({"soaked": SIZE})(mscan.MSCAN)
+    folder.mkdir(parents=True, exist_ok=True)
+    is_well = soak(folder.resolve(), minutes=minutes, seed=seed)
+    if is_well:
+        shutil.rmtree(folder)
+    return is_well
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("minutes", type=float, nargs="?", default=120)
     parser.add_argument("seed", type=int, nargs="?", default=0)
+    parser.add_argument("--folder", type=pathlib.Path, default=ROOT / "output" / "soak")
     try:
         sys.exit(not main(**vars(parser.parse_args())))
     finally:
