@@ -106,12 +106,13 @@ class Experiments:
     def _run_step(self, job: Job, step: str) -> int:
         """Runs a training or an extra evaluation; returns the exit status."""
         if step != "training":
-            overrides, place = job.extra[step] or (), job.folder / step
+            asked, place = job.extra[step], job.folder / step
             weights = ["MODEL.WEIGHTS", str(job.folder / "model_final.pth")]
-            if job.extra[step] is None:
-                options = [ROBUSTNESS[step], *job.options(*weights, folder=place)]
+            if step in ROBUSTNESS:
+                limit = ["--limit", str(asked)] if asked else []
+                options = [ROBUSTNESS[step], *limit, *job.options(*weights, folder=place)]
                 return self._process(job, "evaluate_robustness", options)
-            options = ["--eval-only", *job.options(*overrides, *weights, folder=place)]
+            options = ["--eval-only", *job.options(*asked, *weights, folder=place)]
             return self._process(job, "train_net", options)
         record, start = job.record(), time.monotonic()
         session = {**circumstances(), "seconds": 0.0}

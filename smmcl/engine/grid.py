@@ -38,7 +38,8 @@ class Job:
         folder: its OUTPUT_DIR.
         config_file: that the row starts from.
         overrides: alternating keys and values, without SEED and OUTPUT_DIR.
-        extra: by name, the overrides of a further evaluation, or None for one of `ROBUSTNESS`.
+        extra: by name, the overrides of a further evaluation; for one of `ROBUSTNESS`, the number
+            of pairs, 0 for all.
     """
 
     row: str
@@ -46,7 +47,7 @@ class Job:
     folder: Path
     config_file: str
     overrides: tuple[str, ...]
-    extra: Mapping[str, tuple[str, ...] | None]
+    extra: Mapping[str, tuple[str, ...] | int]
 
     def __str__(self) -> str:
         return f"{self.row}, seed {self.seed}"
@@ -79,8 +80,9 @@ class Job:
 
     def results(self, extra: str = "") -> list[Path]:
         """Returns the result files of the run, or of one of its extra evaluations."""
-        name = extra if extra and self.extra[extra] is None else "evaluation"
-        return sorted((self.folder / extra).glob(f"inference/*/{name}.json"))
+        name = extra if extra in ROBUSTNESS else "evaluation"
+        part = f"first_{self.extra[extra]}/" if name == extra and self.extra[extra] else ""
+        return sorted((self.folder / extra).glob(f"inference/*/{part}{name}.json"))
 
     def check(self) -> None:
         """Raises if the folder holds a run of another config."""
@@ -160,7 +162,9 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
     folder = Path(output or Path("output/experiments") / name)
     common = _overrides(facts.get("keys", {}), path)
     extra = {
-        key: None if key in ROBUSTNESS and value is True else _overrides(value, f"{path}: {key}")
+        key: _pairs(value, f"{path}: {key}")
+        if key in ROBUSTNESS
+        else _overrides(value, f"{path}: {key}")
         for key, value in facts.get("extra", {}).items()
     }
     rows, jobs = {}, []
@@ -185,6 +189,13 @@ def read_grid(path: str | Path, *, output: str | Path = "") -> Grid:
         extra=tuple(extra),
         cost=tuple(facts.get("cost", ())),
     )
+
+
+def _pairs(value: Any, source: str) -> int:
+    """Returns the number of pairs that an extra of `ROBUSTNESS` reads, 0 for all."""
+    if value is True or (type(value) is int and value > 0):
+        return 0 if value is True else value
+    raise ValueError(f"{source} is {value!r}. Set it to true, or to a number of pairs.")
 
 
 def _read_row(
@@ -261,7 +272,8 @@ def _check_job(job: Job, source: str) -> None:
         cfg = job.config()
         for name, overrides in job.extra.items():
             place = f"{source}, extra {name}"
-            build_config(job.config_file, job.options(*(overrides or ()))[2:])
+            if name not in ROBUSTNESS:
+                build_config(job.config_file, job.options(*overrides)[2:])
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{place}: {user_message(error)}") from error
     if len(cfg.DATASETS.TEST) != 1:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smmcl.engine.grid import Grid, Job
+from smmcl.engine.grid import ROBUSTNESS, Grid, Job
 from smmcl.engine.setup import with_device
 from smmcl.evaluation.failures import NOISE, PROBABILITIES, SHARES, SensorFailures
 from smmcl.evaluation.report import FORM
@@ -155,6 +155,9 @@ class Comparison:
             yield "- Protocol: " + "; ".join(f"{n}: {stated[n]}" for n in PROTOCOL if n in stated)
         if grid.cost:
             yield f"- Costs: of one pair of {grid.cost[0]}x{grid.cost[1]}, CPU time of one process."
+        for name in ROBUSTNESS:
+            if count := grid.jobs[0].extra.get(name):
+                yield f"- {name.capitalize()}: on the first {count} pairs of the set."
         yield f"- Config of all rows: `{grid.base}`{_keys(grid.keys)}"
         for row, (config, keys) in grid.rows.items():
             other = f" `{config}`" if config != grid.base else ""

@@ -47,7 +47,7 @@ def test_a_job_is_the_command_line_of_its_run(tmp_path: Path) -> None:
     cfg = third.config()
     assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.MODEL.CONTRAST.NAME) == (1, 6, "SMMCL")
     assert cfg.MODEL.SMMCL.CROSS_MODAL.WEIGHT == 0.05
-    assert third.extra == {"swapped": ("INPUT.AUXILIARY_ABLATION", "swap"), "robustness": None}
+    assert third.extra == {"swapped": ("INPUT.AUXILIARY_ABLATION", "swap"), "robustness": 0}
     assert third.waiting() == ["training", "swapped", "robustness"]
 
 
@@ -79,6 +79,8 @@ def test_a_grid_may_change_another(tmp_path: Path) -> None:
         ("{SOLVER.MAX_ITER: 6}", "{SEED: 6}", "sets SEED, which the runner sets"),
         ("{SOLVER.MAX_ITER: 6}", "{SOLVER.MAX_ITERS: 6}", "Did you mean SOLVER.MAX_ITER?"),
         ("ABLATION: swap", "ABLATIONS: swap", "extra swapped: the command line sets INPUT.AUX"),
+        ("robustness: true", "robustness: -3", "robustness is -3. Set it to true, or to a number"),
+        ("robustness: true", "robustness: {}", "robustness is {}. Set it to true"),
         ("{SOLVER.MAX_ITER: 6}", "{DATASETS.TEST: []}", "has 0 datasets in DATASETS.TEST"),
         (GRID[GRID.index("rows") : GRID.index("extra")], "", "has no rows. Give at least one"),
     ],

@@ -190,17 +190,19 @@ def test_a_grid_that_has_not_run_names_no_commit(tmp_path: Path) -> None:
     assert table.rstrip().endswith("; no training yet.")
 
 
-def test_sensor_failures_are_a_second_table(tmp_path: Path) -> None:
-    (tmp_path / "night.yaml").write_text(GRID.replace("robustness: true", "failures: true"))
+@pytest.mark.parametrize(("asked", "part"), [("true", ""), ("30", "first_30/")])
+def test_sensor_failures_are_a_second_table(tmp_path: Path, asked: str, part: str) -> None:
+    (tmp_path / "night.yaml").write_text(GRID.replace("robustness: true", f"failures: {asked}"))
     grid = read_grid(tmp_path / "night.yaml", output=tmp_path / "out")
     finish_all(grid)
     for seed, emm in enumerate((20.0, 22.0)):
         job = next(job for job in grid.of_row("SMMCL") if job.seed == seed)
         figures = dict.fromkeys(FAILURES, 1.0) | {"EMM Avg": emm}
-        write(
-            job.folder / "failures/inference/set/failures.json", {"results": {"sem_seg": figures}}
-        )
-    table = rows_of(Comparison(grid).markdown())
+        place = job.folder / f"failures/inference/set/{part}failures.json"
+        write(place, {"results": {"sem_seg": figures}})
+    text = Comparison(grid).markdown()
+    assert ("Failures: on the first 30 pairs" in text) == (asked == "30")
+    table = rows_of(text)
     place = next(i for i, cells in enumerate(table) if cells[1] == "EMM Avg")
     found = {cells[0]: cells[1:] for cells in table[place + 1 :]}
     assert found["SMMCL"] == ["21.00", *["1.00"] * (len(FAILURES) - 1)]
