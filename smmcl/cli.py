@@ -91,6 +91,10 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
         return
+    except SystemExit as leaving:
+        if leaving.code:
+            _tell("")
+        raise
     except KeyboardInterrupt:
         message, status = "stopped by Ctrl-C", 130
     except Exception as error:

@@ -147,17 +147,20 @@ def test_a_full_disk_says_how_much_is_free(capsys, tmp_path, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize("full", [("stdout",), ("stderr",), ("stdout", "stderr")])
-def test_a_console_on_a_full_disk_does_not_change_the_status(full: tuple[str, ...]) -> None:
-    code = (
-        "from smmcl.cli import run\ndef main(): print(1); raise ValueError('too dark')\nrun(main)"
-    )
+@pytest.mark.parametrize(
+    ("error", "status"), [("ValueError('too dark')", 2), ("SystemExit(143)", 143)]
+)
+def test_a_console_on_a_full_disk_does_not_change_the_status(
+    full: tuple[str, ...], error: str, status: int
+) -> None:
+    code = f"from smmcl.cli import run\ndef main(): print(1); raise {error}\nrun(main)"
     with pathlib.Path("/dev/full").open("w") as device:
         streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         done = subprocess.run(
             [sys.executable, "-c", code], **streams | dict.fromkeys(full, device),
             env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
         )  # fmt: skip
-    assert done.returncode == 2
+    assert done.returncode == status
 
 
 def test_an_error_stands_below_the_progress_bar(capsys: pytest.CaptureFixture) -> None:
